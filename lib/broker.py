@@ -1,0 +1,407 @@
+"""A real single-node Kafka (KRaft) on loopback that lives and dies with its users."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from kafka.errors import KafkaError
+
+from lib import clients, guard
+from lib.config import Settings
+from lib.errors import FraudError
+from lib.jars import class_path
+from lib.java import find_java
+
+HEAP_MB = 256
+READY_SECONDS = 60
+STOP_SECONDS = guard.TERM_SECONDS + 10
+PORT_ATTEMPTS = 3
+POLL_SECONDS = 0.1
+MIN_FREE_BYTES = 256 * 1024 * 1024
+_CONF = Path(__file__).resolve().parent / "conf" / "log4j2.properties"
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=BROKER://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=BROKER://127.0.0.1:{broker}
+listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=BROKER
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+default.replication.factor=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+group.initial.rebalance.delay.ms=0
+# After a crash the broker may register again only when its old session is over; the
+# default of 9 s is for networks.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=400
+log.retention.ms=-1
+log.segment.bytes=134217728
+message.max.bytes={largest}
+replica.fetch.max.bytes={largest}
+"""
+
+
+class Broker:
+    """The embedded broker of one home: the one that runs, or one of our own.
+
+    Every user of it, in any process, holds a shared lock on a file; a guard process
+    ends the broker when the last lock is gone, be it by ``close`` or by kill -9.
+
+    Attributes:
+        bootstrap: ``127.0.0.1:PORT`` once started.
+        pid: process id of Kafka's JVM, for those who want to kill it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bootstrap = ""
+        self.pid = 0
+        self._dir = settings.home / "broker"
+        self._guard: subprocess.Popen | None = None
+        self._users = None
+
+    def start(self) -> Broker:
+        """Use the running broker of this home or start one; returns when it answers.
+
+        Raises:
+            FraudError: it can't start (no space, no Java, a damaged data folder).
+        """
+        try:
+            self._dir.mkdir(parents=True, exist_ok=True)
+            deadline = time.monotonic() + READY_SECONDS
+            while not (self._lead() or self._follow()):
+                if time.monotonic() > deadline:
+                    raise FraudError(
+                        f"another command is starting a broker in {self._dir} and "
+                        f"does not get ready: see {self._log}"
+                    )
+                time.sleep(POLL_SECONDS)
+        except OSError as error:
+            raise FraudError(_disk_trouble(error, self._dir)) from error
+        return self
+
+    def close(self) -> None:
+        """Stop using it; the broker stops, too, if nobody else uses it."""
+        self._leave(stop=False)
+
+    def stop(self) -> None:
+        """Stop the broker even if others use it (only its owner can)."""
+        self._leave(stop=True)
+
+    def alive(self) -> bool:
+        """Whether Kafka's JVM runs."""
+        return self._guard.poll() is None if self._guard else _pid_alive(self.pid)
+
+    def wait(self) -> int:
+        """Block until the broker ends by itself; its exit code."""
+        return self._guard.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to Kafka's JVM, as a crash would; ``start`` brings it back."""
+        os.kill(self.pid, signal.SIGKILL)
+        if self._guard:
+            self._guard.wait(STOP_SECONDS)
+        self._leave(stop=False)
+
+    # -- the two ways in --------------------------------------------------------
+
+    def _lead(self) -> bool:
+        """Start a broker if nobody has; False if somebody has."""
+        lock = open(self._dir / "lock", "a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        with lock:
+            self._state.unlink(missing_ok=True)
+            self._join()
+            free = shutil.disk_usage(self._dir).free
+            if free < MIN_FREE_BYTES:
+                raise FraudError(
+                    f"no space left: {free // 2**20} MB free in {self._dir}, the "
+                    f"broker wants {MIN_FREE_BYTES // 2**20} MB: free some or set "
+                    "FRAUD_HOME to another disk"
+                )
+            self._launch(lock)
+        return True
+
+    def _follow(self) -> bool:
+        """Attach to the broker that somebody started; False while it isn't ready."""
+        if not self._join():
+            return False  # its guard is ending it
+        try:
+            state = json.loads(self._state.read_text())
+        except (FileNotFoundError, ValueError):
+            self._quit()
+            return False
+        if not _accepts(state["bootstrap"]):
+            self._quit()
+            return False
+        self.bootstrap, self.pid = state["bootstrap"], state["pid"]
+        return True
+
+    def _join(self) -> bool:
+        self._users = open(self._dir / "users", "a")
+        try:
+            fcntl.flock(self._users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._quit()
+            return False
+        return True
+
+    def _quit(self) -> None:
+        if self._users:
+            self._users.close()
+            self._users = None
+
+    def _leave(self, *, stop: bool) -> None:
+        self._quit()
+        if self._guard is None:
+            return
+        if stop and self._guard.poll() is None:
+            self._guard.stdin.write(b"stop")
+        self._guard.stdin.close()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._guard.poll() is None and time.monotonic() < deadline:
+            if not stop and _in_use(self._dir / "users"):
+                break  # others still use it; the guard waits for them
+            time.sleep(POLL_SECONDS)
+        self._guard = None
+
+    # -- starting one -----------------------------------------------------------
+
+    def _launch(self, lock) -> None:
+        ports = self._read_ports()
+        for _ in range(PORT_ATTEMPTS):
+            # The same ports as last time, if they are free: clients that wait for a
+            # restarted broker know only its old address.
+            ports = ports if ports and all(map(_free, ports)) else _free_ports(2)
+            self._write("ports.json", json.dumps(ports))
+            self._prepare(*ports)
+            since = self._log.stat().st_size if self._log.exists() else 0
+            self._spawn(lock)
+            if self._ready(f"127.0.0.1:{ports[0]}"):
+                return
+            said = self._said_since(since)
+            self._leave(stop=True)
+            self._join()
+            # Somebody else took a port between our look and Kafka's bind.
+            if "Address already in use" not in said:
+                raise FraudError(f"the broker does not start ({said}): see {self._log}")
+            ports = None
+        raise FraudError(
+            f"the broker found its ports taken {PORT_ATTEMPTS} times: see {self._log}"
+        )
+
+    def _prepare(self, broker: int, controller: int) -> None:
+        data = self._dir / "data"
+        text = _PROPERTIES.format(
+            broker=broker,
+            controller=controller,
+            data=str(data).replace("\\", "\\\\"),
+            largest=clients.MAX_RECORD_BYTES,
+        )
+        config = self._write("server.properties", text)
+        if (data / "meta.properties").exists():
+            return
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        command = self._java("kafka.tools.StorageTool", "format")
+        command += ["--config", str(config), "--cluster-id", cluster]
+        command += ["--ignore-formatted"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            raise FraudError(
+                f"the broker's data folder {data} can't be prepared "
+                f"({''.join(last)}): free some space or delete the folder"
+            )
+
+    def _spawn(self, lock) -> None:
+        users, config = self._dir / "users", self._dir / "server.properties"
+        command = [sys.executable, "-S", guard.__file__, str(users), str(self._pid_file)]
+        command += self._java("kafka.Kafka", str(config))
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            self._guard = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                bufsize=0,
+                # The guard inherits the lock, so the home stays taken exactly as
+                # long as the broker runs.
+                pass_fds=[lock.fileno()],
+                start_new_session=True,
+            )
+
+    def _ready(self, bootstrap: str) -> bool:
+        """Wait until the broker answers as a cluster of one; False if it ended."""
+        deadline = time.monotonic() + READY_SECONDS
+        while self._guard.poll() is None and time.monotonic() < deadline:
+            if _accepts(bootstrap):
+                client = clients.admin(self.settings_plain, bootstrap)
+                try:
+                    brokers = client.describe_cluster()["brokers"]
+                except KafkaError:
+                    brokers = []
+                finally:
+                    client.close()
+                if brokers:
+                    self.bootstrap, self.pid = bootstrap, int(self._pid_file.read_text())
+                    state = {"bootstrap": bootstrap, "pid": self.pid}
+                    self._write("broker.json", json.dumps(state))
+                    return True
+            time.sleep(POLL_SECONDS)
+        return False
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        return [
+            str(find_java().executable),
+            f"-Xmx{HEAP_MB}m",
+            "-XX:+UseSerialGC",
+            "-Djava.awt.headless=true",
+            f"-Dlog4j2.configurationFile={_CONF.as_uri()}",
+            f"-Dfraud.log={self.settings.log_dir / 'broker-kafka.log'}",
+            "-cp",
+            class_path("broker"),
+            main,
+            *arguments,
+        ]
+
+    @property
+    def settings_plain(self) -> Settings:
+        """The settings without client properties: loopback wants no password."""
+        return replace(self.settings, kafka_properties=None)
+
+    @property
+    def _log(self) -> Path:
+        return self.settings.log_dir / "broker.log"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._dir / "pid"
+
+    @property
+    def _state(self) -> Path:
+        return self._dir / "broker.json"
+
+    def _said_since(self, position: int) -> str:
+        """The error in what the broker wrote since ``position``, in one line."""
+        with self._log.open(errors="replace") as file:
+            file.seek(position)
+            lines = [line.strip() for line in file if line.strip()]
+        telling = [x for x in lines if "rror" in x or "xception" in x or "use" in x]
+        return (telling or lines or ["it said nothing"])[-1][:300]
+
+    def _read_ports(self) -> list[int] | None:
+        try:
+            return json.loads((self._dir / "ports.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _write(self, name: str, text: str) -> Path:
+        """Write a small file whole or not at all."""
+        path = self._dir / name
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(text)
+        return draft.replace(path)
+
+
+@contextmanager
+def bootstrap_servers(settings: Settings) -> Iterator[str]:
+    """Bootstrap servers for as long as the block runs.
+
+    FRAUD_KAFKA if it is set (and answers), else the embedded broker.
+
+    Raises:
+        FraudError: no broker answers.
+    """
+    if settings.kafka:
+        clients.admin(settings, settings.kafka).close()
+        yield settings.kafka
+        return
+    broker = Broker(settings).start()
+    try:
+        yield broker.bootstrap
+    finally:
+        broker.close()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that the operating system says are free, all open at once so that they
+    differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def _free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _accepts(bootstrap: str) -> bool:
+    host, _, port = bootstrap.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _in_use(users: Path) -> bool:
+    """Whether somebody uses the broker; a guard that is ending it does not count."""
+    with users.open("a") as file:
+        if guard.last_user_gone(file):
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _pid_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _disk_trouble(error: OSError, folder: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left in {folder}: free some or set FRAUD_HOME elsewhere"
+    return (
+        f"can't write in {folder} ({error.strerror}): set FRAUD_HOME to a folder "
+        "that you may write"
+    )

@@ -1,0 +1,283 @@
+"""One definition of a card event: its fields, its rules, its JSON form.
+
+Pure Python, so that the producer, the Spark parser and the tests share it.
+"""
+
+import json
+import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation
+from functools import cache, lru_cache
+from itertools import accumulate
+from operator import itemgetter
+from typing import NamedTuple
+
+FIELDS = (
+    "event_id",
+    "account_id",
+    "ts",
+    "merchant",
+    "country",
+    "amount",
+    "currency",
+)
+REASONS = (
+    "malformed_json",
+    "missing_field",
+    "bad_type",
+    "bad_account",
+    "bad_timestamp",
+    "future_timestamp",
+    "bad_country",
+    "bad_amount",
+    "bad_currency",
+    "conflicting_event_id",  # needs the account's history: parse never returns it
+)
+FUTURE_TOLERANCE = timedelta(minutes=5)
+MAX_AMOUNT = 1_000_000_000
+MAX_EVENT_ID = 64  # characters
+MAX_DEPTH = 64  # brackets in brackets; RFC 8259 §9 leaves the limit to the reader
+
+_FUTURE_US = FUTURE_TOLERANCE // timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = _EPOCH.toordinal()
+_DAY_US = 86_400_000_000
+_MIN_US = (1 - _EPOCH_DAY) * _DAY_US
+_MAX_US = (date.max.toordinal() + 1 - _EPOCH_DAY) * _DAY_US - 1
+_CENT = Decimal("0.01")
+# Traps a digit that 28 places or 2 decimals can't hold, and an exponent that no
+# Decimal can, whatever context the calling thread has set.
+_EXACT = Context(
+    prec=28, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[Inexact, InvalidOperation]
+)
+_ACCOUNT = re.compile(r"ACCT_[0-9]+")
+_TIMESTAMP = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([01][0-9]|2[0-3]):([0-5][0-9])"
+    r"(?::([0-5][0-9])(?:\.([0-9]+))?)?"
+    r"(?:Z|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)"
+)
+# The closing quote is optional: the scan stays linear on an unclosed string.
+_JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_quote = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class Event(NamedTuple):
+    """One valid card payment."""
+
+    event_id: str  # 1-64 characters, unique within its account
+    account_id: str  # ACCT_ and digits
+    ts_us: int  # event time, microseconds since 1970-01-01T00:00Z
+    merchant: str
+    country: str  # ISO 3166-1 alpha-2
+    amount_cents: int  # hundredths of the currency's unit, 1 to 1e11
+    currency: str  # ISO 4217
+
+
+class Rejection(NamedTuple):
+    """Why a record is no event."""
+
+    reason: str  # one of REASONS
+    detail: str  # one sentence, at most 200 characters, no account id in full
+
+
+class _Number(str):
+    """A JSON number as it is written: exact, and free until someone needs it."""
+
+    __slots__ = ()
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_decode = json.JSONDecoder(
+    parse_float=_Number, parse_int=_Number, parse_constant=_refuse_constant
+).decode
+
+
+def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
+    """The event in a Kafka value, or the first rule of REASONS that it breaks.
+
+    `kafka_ts_us` is the record's Kafka timestamp in microseconds since the epoch.
+    Of two equal keys the last one counts; unknown fields are ignored. Never raises.
+    """
+    record = _read_object(value)
+    if type(record) is Rejection:
+        return record
+    try:
+        raw = _pick(record)
+    except KeyError:
+        raw = (None,)
+    if None in raw:
+        absent = [name for name in FIELDS if record.get(name) is None]
+        return Rejection("missing_field", f"Absent or null: {', '.join(absent)}.")
+    if (type_error := _type_error(raw, value)) is not None:
+        return Rejection("bad_type", type_error)
+    event_id, account_id, ts, merchant, country, amount, currency = raw
+    if _ACCOUNT.fullmatch(account_id) is None:
+        return Rejection("bad_account", "account_id is not ACCT_ and digits.")
+    ts_us = _microseconds(ts)
+    if ts_us is None:
+        return _reject("bad_timestamp", account_id, "ts is no ISO 8601 with offset")
+    if ts_us > kafka_ts_us + _FUTURE_US:
+        return _reject("future_timestamp", account_id, "ts is ahead of Kafka's clock")
+    if country not in _countries():
+        return _reject("bad_country", account_id, "country is not in ISO 3166-1")
+    cents = _cents(amount)
+    if cents is None:
+        allowed = "amount is not in 0.01 to 1e9 with at most 2 decimals"
+        return _reject("bad_amount", account_id, allowed)
+    if currency not in _currencies():
+        return _reject("bad_currency", account_id, "currency is not in ISO 4217")
+    return Event(event_id, account_id, ts_us, merchant, country, cents, currency)
+
+
+def account_key(value: bytes | None) -> bytes | None:
+    """The Kafka key of a raw line: its account_id as UTF-8, or None.
+
+    None unless the line is one JSON object whose account_id is a non-empty string
+    of valid Unicode. The rest of the line may be as wrong as it likes.
+    """
+    record = _read_object(value)
+    if type(record) is Rejection:
+        return None
+    account_id = record.get("account_id")
+    if type(account_id) is not str or not _is_unicode(account_id):
+        return None
+    return account_id.encode() or None
+
+
+def mask_account(account_id: str) -> str:
+    """The account as people may see it: ACCT_0000084 becomes ACCT_••84."""
+    return f"ACCT_••{account_id.removeprefix('ACCT_')[-2:]}"
+
+
+def to_json(event: Event) -> str:
+    """The event as one line of compact JSON, fields in the order of FIELDS.
+
+    ts ends in Z and has milliseconds, or microseconds where it needs them.
+    """
+    moment = _EPOCH + timedelta(microseconds=event.ts_us)
+    digits = "microseconds" if event.ts_us % 1000 else "milliseconds"
+    ts = moment.replace(tzinfo=None).isoformat(timespec=digits)
+    units, cents = divmod(event.amount_cents, 100)
+    return (
+        f'{{"event_id":{_quote(event.event_id)},'
+        f'"account_id":{_quote(event.account_id)},"ts":"{ts}Z",'
+        f'"merchant":{_quote(event.merchant)},"country":{_quote(event.country)},'
+        f'"amount":{units}.{cents:02d},"currency":{_quote(event.currency)}}}'
+    )
+
+
+_pick = itemgetter(*FIELDS)
+
+
+def _reject(reason: str, account_id: str, what: str) -> Rejection:
+    return Rejection(reason, f"{what} ({mask_account(account_id)}).")
+
+
+def _read_object(value: bytes | None) -> dict | Rejection:
+    """The one JSON object (RFC 8259) in value; numbers stay as written."""
+    if not value:
+        return Rejection("malformed_json", "The value is empty.")
+    if value.count(b"[") + value.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        return Rejection("malformed_json", f"Nested deeper than {MAX_DEPTH} levels.")
+    try:
+        record = _decode(value.decode())
+    except UnicodeDecodeError:
+        return Rejection("malformed_json", "The value is not UTF-8.")
+    except (ValueError, RecursionError):
+        return Rejection("malformed_json", "The value is not JSON.")
+    if type(record) is not dict:
+        return Rejection("malformed_json", "The value is JSON, but not one object.")
+    return record
+
+
+def _depth(value: bytes) -> int:
+    """How deep brackets nest outside strings.
+
+    Counted before the decoder runs: how deep that can go differs between Python
+    versions and with the caller's own stack, and a reason must not.
+    """
+    brackets = _JSON_STRING.sub(b"", value).translate(None, _NOT_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+
+
+def _type_error(raw: tuple, value: bytes) -> str | None:
+    """The sentence about the first field of a wrong type, or None."""
+    *strings, currency = raw[:5] + raw[6:]
+    strings.append(currency)
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    """False for a lone surrogate, which JSON can write and UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _microseconds(text: str) -> int | None:
+    """ISO 8601 with an offset to microseconds since the epoch; None if it is none.
+
+    Digits beyond microseconds are cut. Second 60 and hour 24 are refused: neither
+    names an instant of Unix time.
+    """
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None:
+        return None
+    day, hour, minute, second, fraction, sign, offset_hour, offset_minute = (
+        match.groups()
+    )
+    midnight = _midnight_us(day)
+    if midnight is None:
+        return None
+    minutes = int(hour) * 60 + int(minute)
+    if sign is not None:
+        offset = int(offset_hour) * 60 + int(offset_minute or 0)
+        minutes += offset if sign == "-" else -offset
+    seconds = minutes * 60 + int(second or 0)
+    ts_us = midnight + seconds * 1_000_000
+    if fraction is not None:
+        ts_us += int(fraction[:6].ljust(6, "0"))
+    return ts_us if _MIN_US <= ts_us <= _MAX_US else None
+
+
+@lru_cache(maxsize=4096)
+def _midnight_us(day: str) -> int | None:
+    """Start of an ISO date in UTC, microseconds since the epoch; None if unreal."""
+    try:
+        return (date.fromisoformat(day).toordinal() - _EPOCH_DAY) * _DAY_US
+    except ValueError:
+        return None
+
+
+def _cents(amount: str) -> int | None:
+    """A JSON number to hundredths, exactly; None if out of range or finer."""
+    try:
+        exact = _EXACT.create_decimal(amount)
+        if not 0 < exact <= MAX_AMOUNT:
+            return None
+        return int(_EXACT.quantize(exact, _CENT).scaleb(2, _EXACT))
+    except ArithmeticError:
+        return None
+
+
+@cache
+def _countries() -> frozenset[str]:
+    """ISO 3166-1 alpha-2 codes, read at first use: an import stays free."""
+    import pycountry
+
+    return frozenset(country.alpha_2 for country in pycountry.countries)
+
+
+@cache
+def _currencies() -> frozenset[str]:
+    """ISO 4217 alphabetic codes in force."""
+    import pycountry
+
+    return frozenset(currency.alpha_3 for currency in pycountry.currencies)

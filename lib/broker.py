@@ -111,6 +111,11 @@ class Broker:
         """Stop the broker even if others use it (only its owner can)."""
         self._leave(stop=True)
 
+    @property
+    def owned(self) -> bool:
+        """Whether this object started the broker, and did not find one running."""
+        return self._guard is not None
+
     def alive(self) -> bool:
         """Whether Kafka's JVM runs."""
         return self._guard.poll() is None if self._guard else _pid_alive(self.pid)

@@ -6,21 +6,12 @@ Pure Python, so that the producer, the Spark parser and the tests share it.
 import json
 import re
 from datetime import UTC, date, datetime, timedelta
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import cache, lru_cache
 from itertools import accumulate
-from operator import itemgetter
 from typing import NamedTuple
 
-FIELDS = (
-    "event_id",
-    "account_id",
-    "ts",
-    "merchant",
-    "country",
-    "amount",
-    "currency",
-)
+FIELDS = ("event_id", "account_id", "ts", "merchant", "country", "amount", "currency")
 REASONS = (
     "malformed_json",
     "missing_field",
@@ -45,11 +36,8 @@ _DAY_US = 86_400_000_000
 _MIN_US = (1 - _EPOCH_DAY) * _DAY_US
 _MAX_US = (date.max.toordinal() + 1 - _EPOCH_DAY) * _DAY_US - 1
 _CENT = Decimal("0.01")
-# Traps a digit that 28 places or 2 decimals can't hold, and an exponent that no
-# Decimal can, whatever context the calling thread has set.
-_EXACT = Context(
-    prec=28, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[Inexact, InvalidOperation]
-)
+# Raises instead of rounding, whatever context the calling thread has set.
+_EXACT = Context(prec=28, traps=[Inexact, InvalidOperation])
 _ACCOUNT = re.compile(r"ACCT_[0-9]+")
 _TIMESTAMP = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([01][0-9]|2[0-3]):([0-5][0-9])"
@@ -60,6 +48,7 @@ _TIMESTAMP = re.compile(
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_TYPES = [str, str, str, str, str, bytes, str]  # of FIELDS; bytes: a number
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -82,18 +71,14 @@ class Rejection(NamedTuple):
     detail: str  # one sentence, at most 200 characters, no account id in full
 
 
-class _Number(str):
-    """A JSON number as it is written: exact, and free until someone needs it."""
-
-    __slots__ = ()
-
-
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
+# Numbers stay as written, as the bytes that no JSON value can otherwise become:
+# exact, no limit on digits, and nearly free until the amount is needed.
 _decode = json.JSONDecoder(
-    parse_float=_Number, parse_int=_Number, parse_constant=_refuse_constant
+    parse_float=str.encode, parse_int=str.encode, parse_constant=_refuse_constant
 ).decode
 
 
@@ -106,10 +91,7 @@ def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
     record = _read_object(value)
     if type(record) is Rejection:
         return record
-    try:
-        raw = _pick(record)
-    except KeyError:
-        raw = (None,)
+    raw = tuple(map(record.get, FIELDS))
     if None in raw:
         absent = [name for name in FIELDS if record.get(name) is None]
         return Rejection("missing_field", f"Absent or null: {', '.join(absent)}.")
@@ -118,18 +100,18 @@ def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
     event_id, account_id, ts, merchant, country, amount, currency = raw
     if _ACCOUNT.fullmatch(account_id) is None:
         return Rejection("bad_account", "account_id is not ACCT_ and digits.")
-    ts_us = _microseconds(ts)
-    if ts_us is None:
-        return _reject("bad_timestamp", account_id, "ts is no ISO 8601 with offset")
+    if (ts_us := _microseconds(ts)) is None:
+        what = "ts is not ISO 8601 with an offset"
+        return _reject("bad_timestamp", account_id, what)
     if ts_us > kafka_ts_us + _FUTURE_US:
         return _reject("future_timestamp", account_id, "ts is ahead of Kafka's clock")
-    if country not in _countries():
+    countries, currencies = _iso_codes()
+    if country not in countries:
         return _reject("bad_country", account_id, "country is not in ISO 3166-1")
-    cents = _cents(amount)
-    if cents is None:
-        allowed = "amount is not in 0.01 to 1e9 with at most 2 decimals"
-        return _reject("bad_amount", account_id, allowed)
-    if currency not in _currencies():
+    if (cents := _cents(amount)) is None:
+        what = "amount is not in 0.01 to 1e9 with at most 2 decimals"
+        return _reject("bad_amount", account_id, what)
+    if currency not in currencies:
         return _reject("bad_currency", account_id, "currency is not in ISO 4217")
     return Event(event_id, account_id, ts_us, merchant, country, cents, currency)
 
@@ -141,9 +123,7 @@ def account_key(value: bytes | None) -> bytes | None:
     of valid Unicode. The rest of the line may be as wrong as it likes.
     """
     record = _read_object(value)
-    if type(record) is Rejection:
-        return None
-    account_id = record.get("account_id")
+    account_id = None if type(record) is Rejection else record.get("account_id")
     if type(account_id) is not str or not _is_unicode(account_id):
         return None
     return account_id.encode() or None
@@ -171,9 +151,6 @@ def to_json(event: Event) -> str:
     )
 
 
-_pick = itemgetter(*FIELDS)
-
-
 def _reject(reason: str, account_id: str, what: str) -> Rejection:
     return Rejection(reason, f"{what} ({mask_account(account_id)}).")
 
@@ -198,17 +175,24 @@ def _read_object(value: bytes | None) -> dict | Rejection:
 def _depth(value: bytes) -> int:
     """How deep brackets nest outside strings.
 
-    Counted before the decoder runs: how deep that can go differs between Python
-    versions and with the caller's own stack, and a reason must not.
+    The decoder's own limit differs between Python versions and with the caller's
+    stack; a reason must not.
     """
     brackets = _JSON_STRING.sub(b"", value).translate(None, _NOT_BRACKETS)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
 def _type_error(raw: tuple, value: bytes) -> str | None:
-    """The sentence about the first field of a wrong type, or None."""
-    *strings, currency = raw[:5] + raw[6:]
-    strings.append(currency)
+    """The sentence about the first field that has the wrong type, or None."""
+    if list(map(type, raw)) != _TYPES:
+        wrong = next(i for i, field in enumerate(raw) if type(field) is not _TYPES[i])
+        kind = "number" if _TYPES[wrong] is bytes else "string"
+        return f"{FIELDS[wrong]} is not a JSON {kind}."
+    # Only an escape can bring a lone surrogate: UTF-8 has no bytes for one.
+    if b"\\u" in value and not _is_unicode("".join(raw[:5] + raw[6:])):
+        return "A string is not valid Unicode."
+    if not 0 < len(raw[0]) <= MAX_EVENT_ID:
+        return f"event_id does not have 1 to {MAX_EVENT_ID} characters."
     return None
 
 
@@ -227,21 +211,16 @@ def _microseconds(text: str) -> int | None:
     Digits beyond microseconds are cut. Second 60 and hour 24 are refused: neither
     names an instant of Unix time.
     """
-    match = _TIMESTAMP.fullmatch(text)
-    if match is None:
+    if (match := _TIMESTAMP.fullmatch(text)) is None:
         return None
-    day, hour, minute, second, fraction, sign, offset_hour, offset_minute = (
-        match.groups()
-    )
-    midnight = _midnight_us(day)
-    if midnight is None:
+    day, hour, minute, second, fraction, sign, ahead_hour, ahead_minute = match.groups()
+    if (midnight := _midnight_us(day)) is None:
         return None
     minutes = int(hour) * 60 + int(minute)
     if sign is not None:
-        offset = int(offset_hour) * 60 + int(offset_minute or 0)
-        minutes += offset if sign == "-" else -offset
-    seconds = minutes * 60 + int(second or 0)
-    ts_us = midnight + seconds * 1_000_000
+        ahead = int(ahead_hour) * 60 + int(ahead_minute or 0)
+        minutes -= ahead if sign == "+" else -ahead
+    ts_us = midnight + (minutes * 60 + int(second or 0)) * 1_000_000
     if fraction is not None:
         ts_us += int(fraction[:6].ljust(6, "0"))
     return ts_us if _MIN_US <= ts_us <= _MAX_US else None
@@ -256,10 +235,10 @@ def _midnight_us(day: str) -> int | None:
         return None
 
 
-def _cents(amount: str) -> int | None:
+def _cents(amount: bytes) -> int | None:
     """A JSON number to hundredths, exactly; None if out of range or finer."""
     try:
-        exact = _EXACT.create_decimal(amount)
+        exact = _EXACT.create_decimal(amount.decode())
         if not 0 < exact <= MAX_AMOUNT:
             return None
         return int(_EXACT.quantize(exact, _CENT).scaleb(2, _EXACT))
@@ -268,16 +247,10 @@ def _cents(amount: str) -> int | None:
 
 
 @cache
-def _countries() -> frozenset[str]:
-    """ISO 3166-1 alpha-2 codes, read at first use: an import stays free."""
+def _iso_codes() -> tuple[frozenset[str], frozenset[str]]:
+    """ISO 3166-1 alpha-2 and ISO 4217 codes, read at first use: imports stay free."""
     import pycountry
 
-    return frozenset(country.alpha_2 for country in pycountry.countries)
-
-
-@cache
-def _currencies() -> frozenset[str]:
-    """ISO 4217 alphabetic codes in force."""
-    import pycountry
-
-    return frozenset(currency.alpha_3 for currency in pycountry.currencies)
+    countries = frozenset(country.alpha_2 for country in pycountry.countries)
+    currencies = frozenset(currency.alpha_3 for currency in pycountry.currencies)
+    return countries, currencies

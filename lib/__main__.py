@@ -1,0 +1,7 @@
+"""Entry of ``python -m lib COMMAND``."""
+
+import sys
+
+from lib.cli import main
+
+sys.exit(main())

@@ -1,0 +1,352 @@
+"""The commands: progress on stderr, the result as one JSON line on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lib.config import Settings
+from lib.errors import FraudError
+
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = Settings.from_env()
+        _log_to_file(settings)
+        with _signals() as stop:
+            code, result = arguments.run(arguments, settings, stop)
+    except FraudError as error:
+        _say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("stopped before it had begun")
+        return INTERRUPTED
+    except OSError as error:
+        _say(f"error: {_os_error(error)}")
+        return 1
+    if result is not None:
+        _print(result)
+    return code
+
+
+# -- commands -------------------------------------------------------------------
+# Each returns (exit code, result). Imports stay inside: `generate` needs no JVM, and
+# `--help` shall be instant.
+
+
+def _generate(arguments, _settings: Settings, _stop: threading.Event):
+    from lib import generator
+
+    try:
+        made = generator.generate(
+            arguments.events,
+            arguments.accounts,
+            arguments.days,
+            arguments.seed,
+            duplicates=arguments.duplicates,
+            out_of_order=arguments.out_of_order,
+            late=arguments.late,
+            malformed=arguments.malformed,
+            conflicts=arguments.conflicts,
+        )
+    except ValueError as error:
+        raise FraudError(str(error)) from error
+    generator.write(made, arguments.out)
+    return 0, {"events": made.events, "labelled": made.labelled}
+
+
+def _broker(_arguments, settings: Settings, stop: threading.Event):
+    from lib.broker import Broker
+
+    if settings.kafka:
+        raise FraudError(
+            f"FRAUD_KAFKA is set to {settings.kafka}: unset it to run the embedded "
+            "broker"
+        )
+    broker = Broker(settings).start()
+    try:
+        if not broker.owned:
+            raise FraudError(
+                f"a broker already runs for {settings.home} at {broker.bootstrap}: "
+                "use it, or set FRAUD_HOME to another folder"
+            )
+        # Printed when ready, not at the end: others wait for this line.
+        _print({"bootstrap": broker.bootstrap})
+        _say("ready; Ctrl-C stops it")
+        while broker.alive():
+            if stop.wait(0.2):
+                return 0, None
+        raise FraudError(f"the broker ended by itself: see {settings.log_dir}")
+    finally:
+        broker.stop()
+
+
+def _produce(arguments, settings: Settings, stop: threading.Event):
+    from lib.broker import bootstrap_servers
+    from lib.producer import replay
+
+    path = Path(arguments.file)
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise FraudError(
+            f"can't read {path}: name a file of JSON lines, e.g. "
+            "fixtures/tx_events.jsonl"
+        )
+    with bootstrap_servers(settings) as bootstrap, _Bar("records") as bar:
+        sent = replay(
+            settings,
+            bootstrap,
+            path,
+            rate=arguments.rate,
+            stop=stop,
+            on_acked=bar.to,
+        )
+    result = {
+        "sent": sent.sent,
+        "acked": sent.acked,
+        "seconds": round(sent.seconds, 3),
+    }
+    return (INTERRUPTED if stop.is_set() else 0), result
+
+
+def _stream(arguments, settings: Settings, stop: threading.Event):
+    from lib.broker import bootstrap_servers
+    from lib.stream import pipeline
+
+    with (
+        bootstrap_servers(settings) as bootstrap,
+        spark_for_command(settings) as spark,
+        _Bar("records") as bar,
+    ):
+        begun = time.monotonic()
+        with pipeline(
+            spark,
+            settings,
+            bootstrap,
+            drain=arguments.drain,
+            trigger=arguments.trigger,
+            max_offsets=arguments.max_offsets,
+            on_records=bar.to,
+        ) as running:
+            running.wait(stop)
+        seconds = time.monotonic() - begun
+    result = {"records": running.records, "seconds": round(seconds, 3)}
+    # Ctrl-C is how a stream without --drain ends; a drain that was cut short did
+    # not do what it says.
+    cut_short = arguments.drain and stop.is_set()
+    return (INTERRUPTED if cut_short else 0), result
+
+
+def _reconcile(_arguments, settings: Settings, _stop: threading.Event):
+    from lib.broker import bootstrap_servers
+    from lib.reconcile import reconcile
+
+    with (
+        bootstrap_servers(settings) as bootstrap,
+        spark_for_command(settings) as spark,
+    ):
+        books = reconcile(spark, settings, bootstrap)
+    for difference in books.differences:
+        _say(f"error: {difference}")
+    return (0 if books.balanced else 1), books.as_dict()
+
+
+def _demo(arguments, settings: Settings, stop: threading.Event):
+    from lib.demo import demo
+
+    result = demo(
+        settings, stop, rate=arguments.rate, events=arguments.events, say=_say
+    )
+    return (0 if result["balanced"] else 1), result
+
+
+def _doctor(_arguments, settings: Settings, _stop: threading.Event):
+    from lib.doctor import checks
+
+    found = checks(settings)
+    for check in found:
+        mark = "ok  " if check.ok else "FAIL"
+        _say(f"{mark} {check.name}: {check.found}")
+        if not check.ok:
+            _say(f"     {check.remedy}")
+    failed = [check.name for check in found if not check.ok]
+    return (1 if failed else 0), {"checks": [check.as_dict() for check in found]}
+
+
+# -- plumbing -------------------------------------------------------------------
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set an event instead of striking in the middle of a call to
+    the JVM; the second one strikes."""
+    stop = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number, _frame) -> None:
+        if stop.is_set():
+            signal.signal(number, before[number])
+        stop.set()
+
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def spark_for_command(settings: Settings):
+    """A Spark session that ends with the block and leaves Ctrl-C to us."""
+    from lib.spark import spark_session
+
+    ours = signal.getsignal(signal.SIGINT)
+    spark = spark_session(settings)
+    signal.signal(signal.SIGINT, ours)  # PySpark has put its own in its place
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+class _Bar:
+    """A progress bar on stderr that is told a total, not a step."""
+
+    def __init__(self, unit: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit=f" {unit}", file=sys.stderr, mininterval=0.5)
+
+    def to(self, done: int) -> None:
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._bar.close()
+
+
+def _print(result: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _log_to_file(settings: Settings) -> None:
+    try:
+        settings.log_dir.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(settings.log_dir / "commands.log", delay=True)
+    except OSError as error:
+        raise FraudError(
+            f"can't write in {settings.home} ({error.strerror}): set FRAUD_HOME to a "
+            "folder that you may write"
+        ) from error
+    logging.basicConfig(
+        level=logging.INFO,
+        handlers=[handler],
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # A line per Py4J call would fill the disk.
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+
+
+def _os_error(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk: free some, then run the command again"
+    place = f" {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{place}: correct it and run the command again"
+
+
+def _positive(kind):
+    def convert(text: str):
+        number = kind(text)
+        if not 0 < number < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
+        return number
+
+    convert.__name__ = "positive number"
+    return convert
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lib", description="Real-time fraud signals, one step a command."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    generate = command("generate", _generate, "write synthetic events and labels")
+    generate.add_argument("--events", type=_positive(int), required=True)
+    generate.add_argument("--accounts", type=_positive(int), required=True)
+    generate.add_argument("--days", type=_positive(int), default=40)
+    generate.add_argument("--seed", type=int, required=True)
+    generate.add_argument("--out", type=Path, required=True, metavar="DIR")
+    for share, text in (
+        ("duplicates", "events sent twice"),
+        ("out-of-order", "events displaced by less than 4 minutes"),
+        ("late", "events more than 5 minutes behind their account"),
+        ("malformed", "records that break a rule"),
+        ("conflicts", "records that reuse an event_id with other fields"),
+    ):
+        generate.add_argument(
+            f"--{share}", type=_share, default=0.0, metavar="SHARE", help=text
+        )
+
+    command("broker", _broker, "run the embedded Kafka broker until Ctrl-C")
+
+    produce = command("produce", _produce, "send each line of a file to the topic")
+    produce.add_argument("file", metavar="FILE")
+    produce.add_argument(
+        "--rate", type=_positive(float), metavar="EV_S", help="records per second"
+    )
+
+    stream = command("stream", _stream, "run the streaming queries until Ctrl-C")
+    stream.add_argument(
+        "--drain", action="store_true", help="take what the topic holds now, then end"
+    )
+    stream.add_argument("--trigger", default="500 milliseconds", metavar="INTERVAL")
+    stream.add_argument("--max-offsets", type=_positive(int), metavar="N")
+
+    command("reconcile", _reconcile, "check that every record is accounted for")
+
+    demo = command("demo", _demo, "broker, stream and a live replay, all in one")
+    demo.add_argument("--rate", type=_positive(float), default=20.0, metavar="EV_S")
+    demo.add_argument("--events", type=_positive(int), metavar="N")
+    demo.add_argument(
+        "--exit", action="store_true", help="end when the replay is in the lake"
+    )
+
+    command("doctor", _doctor, "say what this machine lacks")
+    return parser

@@ -1,0 +1,191 @@
+"""Replay a file into Kafka: idempotent, keyed, at a rate or as fast as it can."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from lib.clients import MAX_RECORD_BYTES, ensure_topic, python_options, quiet_client_log
+from lib.config import Settings
+from lib.errors import FraudError
+from lib.events import account_key
+
+IN_FLIGHT = 50_000
+"""Records sent and not yet acknowledged at most: kafka-python itself would take the
+whole file into memory."""
+
+FLUSH_SECONDS = 120
+_FAST = {"linger_ms": 20, "batch_size": 256 * 1024}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of a replay.
+
+    Attributes:
+        sent: records handed to the client.
+        acked: records that the broker has acknowledged (acks=all).
+        seconds: from the first record to the last acknowledgement.
+    """
+
+    sent: int
+    acked: int
+    seconds: float
+
+
+def make_producer(settings: Settings, bootstrap: str, **options) -> KafkaProducer:
+    """A producer whose retries can't double or reorder a record.
+
+    ``enable_idempotence`` numbers the batches, so the broker drops a batch that it
+    has already; ``acks="all"`` waits for every in-sync replica.
+
+    Raises:
+        FraudError: no broker answers.
+    """
+    quiet_client_log(settings)
+    try:
+        return KafkaProducer(
+            **{
+                **python_options(settings, bootstrap),
+                "acks": "all",
+                "enable_idempotence": True,
+                "max_request_size": MAX_RECORD_BYTES,
+                "reconnect_backoff_max_ms": 1000,
+                **options,
+            }
+        )
+    except (KafkaError, ValueError, OSError) as error:
+        raise FraudError(
+            f"no Kafka broker answers at {bootstrap} ({error}): check FRAUD_KAFKA"
+        ) from error
+
+
+def replay(
+    settings: Settings,
+    bootstrap: str,
+    path: Path,
+    *,
+    rate: float | None = None,
+    stop: threading.Event | None = None,
+    on_acked: Callable[[int], None] = lambda _n: None,
+) -> Sent:
+    """Send each line of a file as one record, in file order per key.
+
+    With a rate the loop is open: record *i* is due *i*/rate seconds after the start,
+    whatever became of the others. A slow broker so shows up as latency, and not as
+    a politely slower producer.
+
+    Args:
+        settings: topic and client properties.
+        bootstrap: bootstrap servers.
+        path: a file of lines; an empty line is an empty value.
+        rate: records per second; None for as fast as it can.
+        stop: set it to end early; what was sent is still flushed.
+        on_acked: called now and then with the number of acknowledged records.
+
+    Raises:
+        FraudError: the file or the broker can't be used, or a record was refused.
+    """
+    stop = stop or threading.Event()
+    with _opened(path) as file:
+        ensure_topic(settings, bootstrap)
+        producer = make_producer(settings, bootstrap, **({} if rate else _FAST))
+        tally = _Tally()
+        begun = time.monotonic()
+        try:
+            for index, line in enumerate(_lines(file, path)):
+                if rate and stop.wait(max(0.0, begun + index / rate - time.monotonic())):
+                    break
+                if stop.is_set() or tally.error:
+                    break
+                _send(producer, settings.topic, line, tally)
+                if index % 1000 == 0 or rate:
+                    on_acked(tally.acked)
+                    tally.wait_below(IN_FLIGHT, FLUSH_SECONDS)
+            _flush(producer, tally)
+        finally:
+            producer.close(timeout=0)
+    on_acked(tally.acked)
+    if tally.error:
+        raise FraudError(
+            f"{tally.sent - tally.acked} of {tally.sent} records were not "
+            f"acknowledged ({tally.error}): see {settings.log_dir}/kafka-client.log"
+        )
+    return Sent(tally.sent, tally.acked, time.monotonic() - begun)
+
+
+class _Tally:
+    """Counts of one replay; acknowledgements come from the client's own thread."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.acked = 0
+        self.error: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def ack(self, _metadata: object) -> None:
+        with self._changed:
+            self.acked += 1
+            self._changed.notify()
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            self.error = self.error or error
+            self._changed.notify()
+
+    def wait_below(self, in_flight: int, timeout: float) -> None:
+        def room() -> bool:
+            return bool(self.error) or self.sent - self.acked <= in_flight
+
+        with self._changed:
+            if not self._changed.wait_for(room, timeout):
+                self.error = TimeoutError(f"no acknowledgement for {timeout:g} s")
+
+
+def _send(producer: KafkaProducer, topic: str, line: bytes, tally: _Tally) -> None:
+    try:
+        future = producer.send(topic, value=line, key=account_key(line))
+    except (KafkaError, AssertionError) as error:
+        tally.fail(error)
+        return
+    tally.sent += 1
+    future.add_callback(tally.ack)
+    future.add_errback(tally.fail)
+
+
+def _flush(producer: KafkaProducer, tally: _Tally) -> None:
+    try:
+        producer.flush(timeout=FLUSH_SECONDS)
+    except KafkaError as error:
+        tally.fail(error)
+    tally.wait_below(0, FLUSH_SECONDS)
+
+
+def _opened(path: Path):
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise FraudError(
+            f"can't read {path} ({error.strerror}): name a file of JSON lines, e.g. "
+            "fixtures/tx_events.jsonl"
+        ) from error
+
+
+def _lines(file, path: Path) -> Iterator[bytes]:
+    """The lines without their line feed, byte for byte."""
+    number = 0
+    largest = MAX_RECORD_BYTES - 4096  # room for the key and the protocol's header
+    while line := file.readline(largest + 1):
+        number += 1
+        if len(line) > largest:
+            raise FraudError(
+                f"line {number} of {path} is longer than {largest} bytes, the largest "
+                f"record: split it; the {number - 1} lines before it were sent"
+            )
+        yield line.removesuffix(b"\n")

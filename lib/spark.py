@@ -1,0 +1,166 @@
+"""The Spark session, and what its errors and its streams look like to a reader."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+
+from lib.config import Settings, local_path
+from lib.errors import FraudError
+from lib.jars import class_path
+from lib.java import find_java, java_env
+
+SHUFFLE_PARTITIONS = 4
+"""Tasks of a shuffle, and so the number of state stores of a stateful query. A
+checkpoint keeps the number it was made with."""
+
+_CONF_DIR = Path(__file__).resolve().parent / "conf"
+_STREAMING = "org.apache.spark.sql.execution.streaming"
+
+
+def spark_session(
+    settings: Settings, conf: Mapping[str, str] | None = None
+) -> SparkSession:
+    """The process's Spark session with Kafka and Delta on board.
+
+    Args:
+        settings: master, home and lake.
+        conf: further Spark properties, e.g. ``{"spark.sql.shuffle.partitions": "1"}``.
+
+    Raises:
+        FraudError: no Java, jars missing, or the JVM does not start.
+    """
+    if SparkSession.getActiveSession() is None:
+        log = settings.log_dir / "spark-jvm.log"
+        variables = java_env(find_java(), log) | {"PYSPARK_PYTHON": sys.executable}
+        builder = SparkSession.builder.appName("fraud-signals")
+        for key, value in {**_properties(settings), **(conf or {})}.items():
+            builder = builder.config(key, value)
+        # Only while the JVM starts: a process started later shall find its own Java.
+        with patch.dict(os.environ, variables), _pushed_home(settings):
+            try:
+                return builder.getOrCreate()
+            except (PySparkException, OSError) as error:
+                raise FraudError(f"Spark does not start: {_tail(log)}") from error
+    spark = SparkSession.getActiveSession()
+    for key, value in (conf or {}).items():
+        spark.conf.set(key, value)
+    return spark
+
+
+def _properties(settings: Settings) -> dict[str, str]:
+    log4j = (_CONF_DIR / "log4j2.properties").as_uri()
+    log = settings.log_dir / "spark.log"
+    scratch = settings.home / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    properties = {
+        "spark.master": settings.master,
+        "spark.driver.memory": "2g",
+        "spark.driver.extraClassPath": class_path("spark"),
+        "spark.driver.extraJavaOptions": (
+            f"-Dlog4j2.configurationFile={log4j} -Dfraud.log='{log}' "
+            f"-Djava.io.tmpdir='{scratch}' -Dderby.system.home='{scratch}'"
+        ),
+        "spark.local.dir": str(scratch),
+        "spark.sql.warehouse.dir": str(settings.home / "warehouse"),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": str(SHUFFLE_PARTITIONS),
+        # Micro-batches are small: re-planning them costs more than it wins.
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": (
+            "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+        ),
+        # A micro-batch's commit reads the table's state: one partition, not 50.
+        "spark.databricks.delta.snapshotPartitions": "1",
+        "spark.databricks.delta.properties.defaults.checkpointInterval": "100",
+        "spark.sql.streaming.numRecentProgressUpdates": "5000",
+        "spark.sql.streaming.stateStore.providerClass": (
+            f"{_STREAMING}.state.RocksDBStateStoreProvider"
+        ),
+    }
+    if settings.master.startswith("local"):
+        properties |= {
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+        }
+    if local_path(settings.lake) is not None:
+        properties |= {
+            # No fork of `readlink` or `chmod` per file operation.
+            "spark.hadoop.fs.file.impl": (
+                "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"
+            ),
+            "spark.sql.streaming.checkpointFileManagerClass": (
+                f"{_STREAMING}.checkpointing.FileSystemBasedCheckpointFileManager"
+            ),
+        }
+    return properties
+
+
+@contextmanager
+def _pushed_home(settings: Settings) -> Iterator[None]:
+    """Temporary files of the Python side of Spark go below the home, too."""
+    before = tempfile.tempdir
+    tempfile.tempdir = str(settings.home / "tmp")
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def read_table(spark: SparkSession, settings: Settings, name: str) -> DataFrame:
+    """One table of the lake, e.g. ``"silver/transactions"``.
+
+    Raises:
+        FraudError: there is no such table yet.
+    """
+    if not table_exists(spark, settings.table(name)):
+        raise FraudError(
+            f"there is no table {name} in {settings.lake} yet: run "
+            "`python -m lib stream --drain` first"
+        )
+    return spark.read.format("delta").load(settings.table(name))
+
+
+def table_exists(spark: SparkSession, uri: str) -> bool:
+    """Whether a Delta table lies at the URI."""
+    from delta import DeltaTable
+
+    return DeltaTable.isDeltaTable(spark, uri)
+
+
+def cause_of(error: BaseException) -> str:
+    """The innermost cause of a Spark error in one line, for a person.
+
+    Spark wraps the thing that went wrong in a stack of its own exceptions; the last
+    ``Caused by`` that carries a text is what the reader needs.
+    """
+    text = str(getattr(error, "desc", None) or error)
+    causes = re.findall(r"^Caused by: ([^\n]+)", text, re.MULTILINE)
+    python = re.findall(r"^([\w.]*(?:Error|Exception): [^\n]+)", text, re.MULTILINE)
+    line = (python or causes or text.strip().splitlines() or [repr(error)])[-1]
+    if not python and not causes:
+        line = text.strip().splitlines()[0] if text.strip() else repr(error)
+    if "No space left on device" in text:
+        return "no space left on the disk: free some, then run the command again"
+    return line.strip()[:400]
+
+
+def _tail(log: Path) -> str:
+    if not log.exists():
+        return f"see {log}"
+    lines = [x for x in log.read_text(errors="replace").splitlines() if x.strip()]
+    telling = [x for x in lines[-50:] if "rror" in x or "xception" in x]
+    return f"{(telling or lines or ['no message'])[-1][:300]} (see {log})"

@@ -1,0 +1,171 @@
+"""Run the pipeline's queries together, until told to stop or until drained."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pyspark.errors import PySparkException, StreamingQueryException
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from lib import ingest
+from lib.checkpoint import exclusive
+from lib.clients import ensure_topic
+from lib.config import Settings
+from lib.errors import FraudError
+from lib.spark import cause_of
+
+POLL_SECONDS = 0.2
+DRAIN_OFFSETS = 250_000
+"""Records per micro-batch when draining: large enough that a batch's fixed cost
+doesn't count, small enough for 2 GB of memory."""
+
+
+class Pipeline:
+    """The running queries of one lake.
+
+    Attributes:
+        queries: the running ``StreamingQuery`` objects, ingest first.
+        records: records that reached the lake since the start.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        settings: Settings,
+        bootstrap: str,
+        *,
+        trigger: dict[str, object],
+        max_offsets: int | None,
+        on_records: Callable[[int], None] | None = None,
+    ) -> None:
+        self.records = 0
+        self._on_records = on_records
+        self.queries: list[StreamingQuery] = []
+        try:
+            self.queries.append(
+                ingest.start(
+                    spark,
+                    settings,
+                    bootstrap,
+                    trigger=trigger,
+                    max_offsets=max_offsets,
+                    on_batch=self._count,
+                )
+            )
+        except PySparkException as error:
+            self.stop()
+            raise FraudError(f"the stream does not start: {cause_of(error)}") from error
+
+    def _count(self, _batch_id: int, counts: dict[str, int]) -> None:
+        self.records += sum(counts.values())
+        if self._on_records:
+            self._on_records(self.records)
+
+    def wait(self, stop: threading.Event) -> None:
+        """Block until ``stop`` is set, every query has ended, or one has failed.
+
+        Raises:
+            FraudError: a query failed; the text is its cause.
+        """
+        while any(query.isActive for query in self.queries):
+            self._raise_failure()
+            if stop.wait(POLL_SECONDS):
+                return
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        for query in self.queries:
+            error: StreamingQueryException | None = query.exception()
+            if error:
+                raise FraudError(
+                    f"query {query.name!r} stopped: {cause_of(error)}"
+                ) from error
+
+    def stop(self) -> None:
+        """Stop every query; what it had not committed is done again at the next
+        start."""
+        for query in self.queries:
+            query.stop()
+
+
+@contextmanager
+def pipeline(
+    spark: SparkSession,
+    settings: Settings,
+    bootstrap: str,
+    *,
+    drain: bool = False,
+    trigger: str = "500 milliseconds",
+    max_offsets: int | None = None,
+    on_records: Callable[[int], None] | None = None,
+) -> Iterator[Pipeline]:
+    """The queries for as long as the block runs, alone on their checkpoints.
+
+    Args:
+        spark: the session.
+        settings: topic, lake and checkpoints.
+        bootstrap: bootstrap servers.
+        drain: take what the topic holds now and end, instead of going on.
+        trigger: the processing-time interval, unless draining.
+        max_offsets: records per micro-batch at most.
+        on_records: called with the number of records so far after each batch.
+
+    Raises:
+        FraudError: another stream has these checkpoints, or a query can't start.
+    """
+    chosen = {"availableNow": True} if drain else {"processingTime": trigger}
+    if drain and max_offsets is None:
+        max_offsets = DRAIN_OFFSETS
+    with exclusive(settings):
+        ensure_topic(settings, bootstrap)
+        running = Pipeline(
+            spark,
+            settings,
+            bootstrap,
+            trigger=chosen,
+            max_offsets=max_offsets,
+            on_records=on_records,
+        )
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+def drain(
+    spark: SparkSession,
+    settings: Settings,
+    bootstrap: str,
+    *,
+    max_offsets: int | None = None,
+    timeout: float = 600,
+) -> dict[str, float]:
+    """Take what the topic holds now into the lake; returns when it is there.
+
+    Returns:
+        ``{"records": n, "seconds": s}``.
+
+    Raises:
+        FraudError: a query failed, or it took longer than ``timeout`` seconds.
+    """
+    begun = time.monotonic()
+    expired = threading.Event()
+    timer = threading.Timer(timeout, expired.set)
+    timer.start()
+    try:
+        with pipeline(
+            spark, settings, bootstrap, drain=True, max_offsets=max_offsets
+        ) as running:
+            running.wait(expired)
+    finally:
+        timer.cancel()
+    if expired.is_set():
+        raise FraudError(
+            f"the drain took longer than {timeout:g} s ({running.records} records so "
+            f"far): see {settings.log_dir / 'spark.log'}"
+        )
+    return {"records": running.records, "seconds": time.monotonic() - begun}

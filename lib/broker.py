@@ -247,7 +247,13 @@ class Broker:
 
     def _spawn(self, lock) -> None:
         users, config = self._dir / "users", self._dir / "server.properties"
-        command = [sys.executable, "-S", guard.__file__, str(users), str(self._pid_file)]
+        command = [
+            sys.executable,
+            "-S",
+            guard.__file__,
+            str(users),
+            str(self._pid_file),
+        ]
         command += self._java("kafka.Kafka", str(config))
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
@@ -276,7 +282,10 @@ class Broker:
                 finally:
                     client.close()
                 if brokers:
-                    self.bootstrap, self.pid = bootstrap, int(self._pid_file.read_text())
+                    self.bootstrap, self.pid = (
+                        bootstrap,
+                        int(self._pid_file.read_text()),
+                    )
                     state = {"bootstrap": bootstrap, "pid": self.pid}
                     self._write("broker.json", json.dumps(state))
                     return True

@@ -5,7 +5,7 @@ Pure Python, so that the producer, the Spark parser and the tests share it.
 
 import json
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import cache, lru_cache
 from itertools import accumulate
@@ -27,10 +27,10 @@ REASONS = (
 FUTURE_TOLERANCE = timedelta(minutes=5)
 MAX_AMOUNT = 1_000_000_000
 MAX_EVENT_ID = 64  # characters
-MAX_DEPTH = 64  # brackets in brackets; RFC 8259 §9 leaves the limit to the reader
+MAX_DEPTH = 64  # RFC 8259 §9 allows a limit; the decoder's own varies with Python
 
 _FUTURE_US = FUTURE_TOLERANCE // timedelta(microseconds=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)  # naive and UTC, like all arithmetic below
 _EPOCH_DAY = _EPOCH.toordinal()
 _DAY_US = 86_400_000_000
 _MIN_US = (1 - _EPOCH_DAY) * _DAY_US
@@ -101,16 +101,14 @@ def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
     if _ACCOUNT.fullmatch(account_id) is None:
         return Rejection("bad_account", "account_id is not ACCT_ and digits.")
     if (ts_us := _microseconds(ts)) is None:
-        what = "ts is not ISO 8601 with an offset"
-        return _reject("bad_timestamp", account_id, what)
+        return _reject("bad_timestamp", account_id, "ts is not ISO 8601 with offset")
     if ts_us > kafka_ts_us + _FUTURE_US:
         return _reject("future_timestamp", account_id, "ts is ahead of Kafka's clock")
     countries, currencies = _iso_codes()
     if country not in countries:
         return _reject("bad_country", account_id, "country is not in ISO 3166-1")
     if (cents := _cents(amount)) is None:
-        what = "amount is not in 0.01 to 1e9 with at most 2 decimals"
-        return _reject("bad_amount", account_id, what)
+        return _reject("bad_amount", account_id, "amount is not 0.01 to 1e9 in cents")
     if currency not in currencies:
         return _reject("bad_currency", account_id, "currency is not in ISO 4217")
     return Event(event_id, account_id, ts_us, merchant, country, cents, currency)
@@ -139,9 +137,9 @@ def to_json(event: Event) -> str:
 
     ts ends in Z and has milliseconds, or microseconds where it needs them.
     """
-    moment = _EPOCH + timedelta(microseconds=event.ts_us)
     digits = "microseconds" if event.ts_us % 1000 else "milliseconds"
-    ts = moment.replace(tzinfo=None).isoformat(timespec=digits)
+    moment = _EPOCH + timedelta(microseconds=event.ts_us)
+    ts = moment.isoformat(timespec=digits)
     units, cents = divmod(event.amount_cents, 100)
     return (
         f'{{"event_id":{_quote(event.event_id)},'
@@ -173,11 +171,7 @@ def _read_object(value: bytes | None) -> dict | Rejection:
 
 
 def _depth(value: bytes) -> int:
-    """How deep brackets nest outside strings.
-
-    The decoder's own limit differs between Python versions and with the caller's
-    stack; a reason must not.
-    """
+    """How deep brackets nest outside strings."""
     brackets = _JSON_STRING.sub(b"", value).translate(None, _NOT_BRACKETS)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 

@@ -5,7 +5,8 @@
 The owner holds the other end of this process's standard input. The kernel closes it
 when the owner ends, also after kill -9, and the guard then ends the child, unless
 another process still holds a shared lock on USERS_LOCK: then it waits for the last
-of them. The child's process id is written to PID_FILE. The word "stop" on standard input ends the child at once.
+of them. The child's process id is written to PID_FILE. The word "stop" on standard
+input ends the child at once.
 
 Standard library only, and run by path, so that it starts in milliseconds.
 """

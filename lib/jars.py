@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,6 +62,15 @@ class Jar:
         """Where the jar lies after ``fetch``."""
         return JAR_DIR / (self.coordinate.replace(":", "__") + ".jar")
 
+    def intact(self, path: Path | None = None) -> bool:
+        """Whether the file (``path``, else where it belongs) is the locked one."""
+        path = path or self.path
+        return (
+            path.is_file()
+            and path.stat().st_size == self.size
+            and _sha256(path) == self.sha256
+        )
+
 
 def read_lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
     """The locked jars, in file order."""
@@ -99,7 +107,7 @@ def fetch(jar_dir: Path = JAR_DIR, lock_file: Path = LOCK_FILE) -> int:
     """
     jar_dir.mkdir(parents=True, exist_ok=True)
     unique = {jar.coordinate: jar for jar in read_lock(lock_file)}.values()
-    wanted = [jar for jar in unique if not _intact(jar_dir / jar.path.name, jar)]
+    wanted = [jar for jar in unique if not jar.intact(jar_dir / jar.path.name)]
     if not wanted:
         return 0
     # Beside the final place, so that the rename below stays in one file system.
@@ -116,7 +124,7 @@ def fetch(jar_dir: Path = JAR_DIR, lock_file: Path = LOCK_FILE) -> int:
                     f"{jar.coordinate} was not served: check the network (or the "
                     "proxy) and run `make setup` again"
                 )
-            if not _intact(arrived, jar):
+            if not jar.intact(arrived):
                 raise FraudError(
                     f"{jar.coordinate} is not the file that jars.lock names (SHA-256 "
                     f"{_sha256(arrived)}, locked {jar.sha256}): delete it from Ivy's "
@@ -143,9 +151,7 @@ def lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
                 if use == "spark" and artifact in shipped:
                     continue
                 coordinate = f"{group}:{artifact}:{version}"
-                locked.append(
-                    Jar(use, _sha256(path), path.stat().st_size, coordinate)
-                )
+                locked.append(Jar(use, _sha256(path), path.stat().st_size, coordinate))
     header = "# use sha256 bytes group:artifact:version (written by `make lock`)\n"
     rows = (f"{j.use} {j.sha256} {j.size} {j.coordinate}\n" for j in locked)
     lock_file.write_text(header + "".join(rows))
@@ -217,14 +223,6 @@ def _retrieve(
             f"Ivy could not fetch the jars ({cause or 'no answer from the network'}): "
             "check the network (or the proxy) and run `make setup` again"
         )
-
-
-def _intact(path: Path, jar: Jar) -> bool:
-    return (
-        path.is_file()
-        and path.stat().st_size == jar.size
-        and _sha256(path) == jar.sha256
-    )
 
 
 def _sha256(path: Path) -> str:

@@ -75,9 +75,8 @@ def plant(
 ) -> np.ndarray:
     """The rows with up to `alerts` alerts planted; their number stays the same.
 
-    Bursts and jumps are new rows, for which as many ordinary ones go. Where a life
-    is too short or too busy for an anomaly, there is one less. Returns rows in order,
-    with ids, pattern, role and anomaly (a number within its pattern) filled in.
+    For bursts and jumps as many ordinary rows go. Where a life is too short or too
+    busy for an anomaly, there is one less. Returns rows in order, complete.
     """
     velocity, geo, amount = ((alerts + 2 - pattern) // 3 for pattern in range(3))
     gap = _gap_after(rows, days * DAY_MS)
@@ -202,9 +201,8 @@ def _make_way(rng: np.random.Generator, rows: np.ndarray, number: int) -> np.nda
 def _number(rng: np.random.Generator, rows: np.ndarray) -> None:
     """Give each row an id, unique in its account and out of step with time.
 
-    Steps of about 0.618 of all the numbers, and prime to them, visit each one once
-    and go up and down by turns. Every account starts anew, at the same number: only
-    account and id together identify an event.
+    Steps of 0.618 of all the numbers, and prime to them, visit each one once and go
+    up and down. Every account starts anew: only with it does an id identify an event.
     """
     order = np.lexsort((rows["ts_ms"], rows["account"]))
     rank = _count_up(rows["account"][order]).astype("u8")
@@ -243,8 +241,8 @@ def _plant_amounts(
         rows["cents"][place] = min(round(cents), MAX_CENTS)
     buyers = persons[rows["account"][chosen]]
     rows["cents"][chosen] = whole_units(buyers, rows["cents"][chosen])
-    shop = rng.integers(0, len(LUXURY_MERCHANTS), len(chosen))
-    rows["merchant"][chosen] = _LUXURY_FIRST + shop
+    shop = _LUXURY_FIRST + rng.integers(0, len(LUXURY_MERCHANTS), len(chosen))
+    rows["merchant"][chosen] = shop
     rows["pattern"][chosen], rows["role"][chosen] = AMOUNT, ALERT
     rows["anomaly"][chosen] = np.arange(len(chosen))
     alone = np.minimum(gap_before(rows), _gap_after(rows, end_ms)) >= AMOUNT_GAP_MS

@@ -100,7 +100,9 @@ def replay(
         begun = time.monotonic()
         try:
             for index, line in enumerate(_lines(file, path)):
-                if rate and stop.wait(max(0.0, begun + index / rate - time.monotonic())):
+                if rate and stop.wait(
+                    max(0.0, begun + index / rate - time.monotonic())
+                ):
                     break
                 if stop.is_set() or tally.error:
                     break

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lib import ingest
 from lib.clients import begin_offsets, spark_options
 from lib.config import Settings
+from lib.ingest import CONTENT, IDENTITY, POSITION, parse_records
 from lib.spark import read_table
 
 
@@ -55,32 +55,78 @@ def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
     bronze = read_table(spark, settings, "bronze/tx_events")
     silver = read_table(spark, settings, "silver/transactions")
     quarantine = read_table(spark, settings, "silver/quarantine")
-    topic = _topic(spark, settings, bootstrap)
-    position = list(ingest.POSITION)
-    placed = silver.select(*position).unionByName(quarantine.select(*position))
-    left_over = bronze.join(placed, on=position, how="left_anti")
-    duplicates = _duplicates(left_over, silver)
-    n_left_over, n_duplicates = left_over.count(), duplicates.count()
-    reasons = dict(quarantine.groupBy("reason").count().orderBy("reason").collect())
-    counts = {
-        "kafka": topic.count(),
-        "bronze": bronze.count(),
-        "transactions": silver.count(),
-        "quarantine": quarantine.count(),
-        "duplicates": n_duplicates,
-        "not_in_bronze": topic.join(bronze, on=position, how="left_anti").count(),
-        "not_in_kafka": _gone_or_foreign(
-            bronze, topic, begin_offsets(settings, bootstrap)
-        ),
-        "bronze_doubled": _doubled(bronze, position),
-        "transactions_doubled": _doubled(silver, list(ingest.IDENTITY)),
-        "placed_doubled": _doubled(placed, position),
-        "placed_without_bronze": placed.join(
-            bronze, on=position, how="left_anti"
-        ).count(),
-        "unaccounted": n_left_over - n_duplicates,
+    kafka = spark.read.format("kafka").options(**spark_options(settings, bootstrap))
+    places = {
+        "kafka": kafka.load(),
+        "bronze": bronze,
+        "transactions": silver,
+        "quarantine": quarantine,
     }
+    begins = begin_offsets(settings, bootstrap)
+    counts = _count_positions(_positions(places), begins)
+    counts["transactions_doubled"] = _doubled_events(silver)
+    left_over, counts["duplicates"] = counts.pop("left_over"), 0
+    if left_over:
+        placed = silver.select(*POSITION).unionByName(quarantine.select(*POSITION))
+        rest = bronze.join(placed, on=list(POSITION), how="left_anti")
+        counts["duplicates"] = _duplicates(rest, silver).count()
+    counts["unaccounted"] = left_over - counts["duplicates"]
+    reasons = dict(quarantine.groupBy("reason").count().orderBy("reason").collect())
     return Books(counts, reasons, _differences(counts))
+
+
+def _positions(places: dict[str, DataFrame]) -> DataFrame:
+    """One row per (topic, partition, offset) with its number of rows in each place."""
+    rows = None
+    for place, frame in places.items():
+        here = frame.select(*POSITION, F.lit(place).alias("place"))
+        rows = here if rows is None else rows.unionByName(here)
+    columns = [
+        F.count(F.when(F.col("place") == place, 1)).alias(place) for place in places
+    ]
+    return rows.groupBy(*POSITION).agg(*columns)
+
+
+def _count_positions(positions: DataFrame, begins: dict[int, int]) -> dict[str, int]:
+    """All that can be counted record by record, in one pass.
+
+    A record older than the first one that Kafka still holds (``begins``) has left by
+    retention; that is what bronze is for.
+    """
+    held = [(int(part), int(first)) for part, first in begins.items()]
+    begin = positions.sparkSession.createDataFrame(held, "partition int, begin long")
+    placed = F.col("transactions") + F.col("quarantine")
+    excess = {
+        "bronze_doubled": F.col("bronze") - 1,
+        "placed_doubled": placed - 1,
+    }
+    tests = {
+        "not_in_bronze": (F.col("kafka") > 0) & (F.col("bronze") == 0),
+        "not_in_kafka": (
+            (F.col("bronze") > 0)
+            & (F.col("kafka") == 0)
+            & (F.col("begin").isNull() | (F.col("offset") >= F.col("begin")))
+        ),
+        "placed_without_bronze": (placed > 0) & (F.col("bronze") == 0),
+        "left_over": (F.col("bronze") > 0) & (placed == 0),
+    }
+    sums = {
+        **{p: F.col(p) for p in ("kafka", "bronze", "transactions", "quarantine")},
+        **{name: F.greatest(e, F.lit(0)) for name, e in excess.items()},
+        **{name: test.cast("long") for name, test in tests.items()},
+    }
+    row = (
+        positions.join(F.broadcast(begin), on="partition", how="left")
+        .agg(*(F.coalesce(F.sum(e), F.lit(0)).alias(n) for n, e in sums.items()))
+        .first()
+    )
+    return row.asDict()
+
+
+def _doubled_events(silver: DataFrame) -> int:
+    """Transactions in excess of one per event."""
+    keys = silver.groupBy(*IDENTITY).count().where("count > 1")
+    return keys.agg(F.coalesce(F.sum("count") - F.count("*"), F.lit(0))).first()[0]
 
 
 def _differences(n: dict[str, int]) -> list[str]:
@@ -109,47 +155,17 @@ def _differences(n: dict[str, int]) -> list[str]:
     return said
 
 
-def _topic(spark: SparkSession, settings: Settings, bootstrap: str) -> DataFrame:
-    """The position of every record that the topic holds, read from Kafka itself."""
-    options = spark_options(settings, bootstrap)
-    kafka = spark.read.format("kafka").options(**options).load()
-    return kafka.select(*ingest.POSITION)
-
-
-def _gone_or_foreign(
-    bronze: DataFrame, topic: DataFrame, begins: dict[int, int]
-) -> int:
-    """Bronze rows that Kafka can't have given us.
-
-    A record older than the first one that Kafka still holds has left by retention;
-    that is what bronze is for.
-    """
-    held = [(int(part), int(first)) for part, first in begins.items()]
-    begin = bronze.sparkSession.createDataFrame(held, "partition int, begin long")
-    extra = bronze.join(topic, on=list(ingest.POSITION), how="left_anti")
-    extra = extra.join(F.broadcast(begin), on="partition", how="left")
-    return extra.where("begin IS NULL OR offset >= begin").count()
-
-
-def _doubled(rows: DataFrame, key: list[str]) -> int:
-    """Rows in excess of one per key."""
-    keys = rows.groupBy(*key).count().where("count > 1")
-    return keys.agg(F.coalesce(F.sum("count") - F.count("*"), F.lit(0))).first()[0]
-
-
 def _duplicates(left_over: DataFrame, silver: DataFrame) -> DataFrame:
     """Those left-over records that repeat a transaction which stands before them."""
     standing = silver.select(
-        *ingest.IDENTITY,
-        F.struct(*ingest.CONTENT).alias("content"),
+        *IDENTITY,
+        F.struct(*CONTENT).alias("content"),
         F.struct("topic", "partition").alias("log"),
         F.col("offset").alias("first_offset"),
     )
-    repeats = ingest.parse_records(left_over.drop("ingested_at"))
-    same = F.struct(*ingest.CONTENT) == F.col("content")
+    repeats = parse_records(left_over.drop("ingested_at"))
+    same = F.struct(*CONTENT) == F.col("content")
     # Offsets have an order within a partition only.
     here = F.struct("topic", "partition") == F.col("log")
     after = ~here | (F.col("offset") > F.col("first_offset"))
-    return repeats.join(standing, on=list(ingest.IDENTITY), how="inner").where(
-        same & after
-    )
+    return repeats.join(standing, on=list(IDENTITY), how="inner").where(same & after)

@@ -36,9 +36,9 @@ _CHANGES = [
 _new = st.fixed_dictionaries(
     {
         "account": st.sampled_from([0, 0, 0, 1, 2]),  # account 0 is hot
-        "gap": st.sampled_from(_GAPS),
+        "gap": st.sampled_from([0, 0, SECOND, 7 * SECOND, MINUTE, *_GAPS]),
         "times": st.sampled_from([1, 1, 1, 2, 8, 11]),
-        "delay": st.one_of(st.just(0), st.just(0), st.sampled_from(_DELAYS)),
+        "delay": st.sampled_from([0] * len(_DELAYS) + _DELAYS),
         "prefix": st.text(
             st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=2
         ),
@@ -71,7 +71,9 @@ def records(draw: st.DrawFn, accounts: int = 3, max_steps: int = 25) -> list[Eve
     """
     clocks = [START, START + DAY, -(10**16)]  # the third account begins in 1653
     sent: list[Event] = []
-    steps = draw(st.lists(st.one_of(_new, _new, _new, _again), max_size=max_steps))
+    at_least = draw(st.sampled_from([0, max_steps // 4, max_steps // 2]))
+    step = st.one_of(_new, _new, _new, _again)
+    steps = draw(st.lists(step, min_size=at_least, max_size=max_steps))
     for step in steps:
         if "which" in step:
             if sent:

@@ -321,6 +321,14 @@ def test_ten_megabytes_are_read_and_refused():
         assert reason(value) in {"malformed_json", "bad_type", "bad_amount"}
 
 
+def test_no_stack_left_is_malformed(monkeypatch):
+    def overflow(_text: str) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(events, "_decode", overflow)
+    assert reason(GOOD_LINE) == "malformed_json"
+
+
 def test_depth_within_strings_does_not_count():
     merchant = '{"[' * 100
     assert parse(line(merchant=merchant), NOW_US).merchant == merchant
@@ -374,7 +382,8 @@ def test_the_first_broken_rule_names_the_reason():
 
 
 def test_reasons_are_the_contract():
-    assert REASONS == ("malformed_json", *FAULTS, "conflicting_event_id")
+    expected = ("malformed_json", *FAULTS, "conflicting_event_id")
+    assert expected == REASONS
 
 
 ANY_JSON = st.recursive(

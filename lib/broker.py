@@ -135,7 +135,7 @@ class Broker:
 
     def _lead(self) -> bool:
         """Start a broker if nobody has; False if somebody has."""
-        lock = open(self._dir / "lock", "a")
+        lock = open(self._dir / "lock", "a")  # noqa: SIM115 - the guard inherits it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -170,7 +170,8 @@ class Broker:
         return True
 
     def _join(self) -> bool:
-        self._users = open(self._dir / "users", "a")
+        # Open, and locked, for as long as we use the broker.
+        self._users = open(self._dir / "users", "a")  # noqa: SIM115
         try:
             fcntl.flock(self._users, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -165,12 +165,25 @@ def _reconcile(_arguments, settings: Settings, _stop: threading.Event):
 
 
 def _demo(arguments, settings: Settings, stop: threading.Event):
+    from lib.broker import bootstrap_servers
     from lib.demo import demo
 
-    result = demo(
-        settings, stop, rate=arguments.rate, events=arguments.events, say=_say
-    )
-    return (0 if result["balanced"] else 1), result
+    _say("starting the broker and Spark …")
+    with (
+        bootstrap_servers(settings) as bootstrap,
+        spark_for_command(settings) as spark,
+    ):
+        result = demo(
+            spark,
+            settings,
+            bootstrap,
+            stop,
+            rate=arguments.rate,
+            events=arguments.events,
+            say=_say,
+        )
+    complete = result["balanced"] and not stop.is_set()
+    return (INTERRUPTED if stop.is_set() else int(not complete)), result
 
 
 def _doctor(_arguments, settings: Settings, _stop: threading.Event):

@@ -38,6 +38,8 @@ _MAX_US = (date.max.toordinal() + 1 - _EPOCH_DAY) * _DAY_US - 1
 _CENT = Decimal("0.01")
 # Raises instead of rounding, whatever context the calling thread has set.
 _EXACT = Context(prec=28, traps=[Inexact, InvalidOperation])
+# JSON can write a lone surrogate, as an escape, but no UTF-8 can hold it.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ACCOUNT = re.compile(r"ACCT_[0-9]+")
 _TIMESTAMP = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([01][0-9]|2[0-3]):([0-5][0-9])"
@@ -48,7 +50,6 @@ _TIMESTAMP = re.compile(
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_TYPES = [str, str, str, str, str, bytes, str]  # of FIELDS; bytes: a number
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -77,9 +78,9 @@ def _refuse_constant(name: str) -> None:
 
 # Numbers stay as written, as the bytes that no JSON value can otherwise become:
 # exact, no limit on digits, and nearly free until the amount is needed.
-_decode = json.JSONDecoder(
+_scan = json.JSONDecoder(
     parse_float=str.encode, parse_int=str.encode, parse_constant=_refuse_constant
-).decode
+).scan_once
 
 
 def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
@@ -115,14 +116,13 @@ def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
 
 
 def account_key(value: bytes | None) -> bytes | None:
-    """The Kafka key of a raw line: its account_id as UTF-8, or None.
+    """The Kafka key of a raw line: its account_id as UTF-8, whatever else is wrong.
 
-    None unless the line is one JSON object whose account_id is a non-empty string
-    of valid Unicode. The rest of the line may be as wrong as it likes.
+    None unless the line is one JSON object and that a non-empty, valid string.
     """
     record = _read_object(value)
     account_id = None if type(record) is Rejection else record.get("account_id")
-    if type(account_id) is not str or not _is_unicode(account_id):
+    if type(account_id) is not str or _SURROGATE.search(account_id):
         return None
     return account_id.encode() or None
 
@@ -160,13 +160,14 @@ def _read_object(value: bytes | None) -> dict | Rejection:
     if value.count(b"[") + value.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         return Rejection("malformed_json", f"Nested deeper than {MAX_DEPTH} levels.")
     try:
-        record = _decode(value.decode())
+        text = value.decode().strip(" \t\n\r")
+        record, end = _scan(text, 0)
     except UnicodeDecodeError:
         return Rejection("malformed_json", "The value is not UTF-8.")
-    except (ValueError, RecursionError):
+    except (ValueError, StopIteration, RecursionError):
         return Rejection("malformed_json", "The value is not JSON.")
-    if type(record) is not dict:
-        return Rejection("malformed_json", "The value is JSON, but not one object.")
+    if type(record) is not dict or end != len(text):
+        return Rejection("malformed_json", "The value is not one JSON object.")
     return record
 
 
@@ -177,33 +178,21 @@ def _depth(value: bytes) -> int:
 
 
 def _type_error(raw: tuple, value: bytes) -> str | None:
-    """The sentence about the first field that has the wrong type, or None."""
-    if list(map(type, raw)) != _TYPES:
-        wrong = next(i for i, field in enumerate(raw) if type(field) is not _TYPES[i])
-        kind = "number" if _TYPES[wrong] is bytes else "string"
-        return f"{FIELDS[wrong]} is not a JSON {kind}."
-    # Only an escape can bring a lone surrogate: UTF-8 has no bytes for one.
-    if b"\\u" in value and not _is_unicode("".join(raw[:5] + raw[6:])):
+    """The sentence about the field that has the wrong type, or None."""
+    for name, field in zip(FIELDS, raw, strict=True):
+        if type(field) is not (bytes if name == "amount" else str):
+            return f"{name} has the wrong JSON type."
+    if b"\\u" in value and _SURROGATE.search("".join(raw[:5] + raw[6:])):
         return "A string is not valid Unicode."
     if not 0 < len(raw[0]) <= MAX_EVENT_ID:
         return f"event_id does not have 1 to {MAX_EVENT_ID} characters."
     return None
 
 
-def _is_unicode(text: str) -> bool:
-    """False for a lone surrogate, which JSON can write and UTF-8 can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _microseconds(text: str) -> int | None:
     """ISO 8601 with an offset to microseconds since the epoch; None if it is none.
 
-    Digits beyond microseconds are cut. Second 60 and hour 24 are refused: neither
-    names an instant of Unix time.
+    Digits beyond are cut. Second 60 and hour 24 are refused: Unix time has neither.
     """
     if (match := _TIMESTAMP.fullmatch(text)) is None:
         return None
@@ -231,6 +220,11 @@ def _midnight_us(day: str) -> int | None:
 
 def _cents(amount: bytes) -> int | None:
     """A JSON number to hundredths, exactly; None if out of range or finer."""
+    units, _, cents = amount.partition(b".")
+    if len(cents) == 2 and len(units) < 10 and (digits := units + cents).isdigit():
+        return (
+            int(digits) or None
+        )  # the form that to_json writes, and four times faster
     try:
         exact = _EXACT.create_decimal(amount.decode())
         if not 0 < exact <= MAX_AMOUNT:

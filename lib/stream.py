@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,12 +73,17 @@ class Pipeline:
             FraudError: a query failed; the text is its cause.
         """
         while any(query.isActive for query in self.queries):
-            self._raise_failure()
+            self.raise_failure()
             if stop.wait(POLL_SECONDS):
                 return
-        self._raise_failure()
+        self.raise_failure()
 
-    def _raise_failure(self) -> None:
+    def reached(self, ends: dict[int, int]) -> bool:
+        """Whether every query has committed all records before these offsets."""
+        return all(_committed(query, ends) for query in self.queries)
+
+    def raise_failure(self) -> None:
+        """Raise FraudError with the cause if a query has failed."""
         for query in self.queries:
             error: StreamingQueryException | None = query.exception()
             if error:
@@ -90,6 +96,18 @@ class Pipeline:
         start."""
         for query in self.queries:
             query.stop()
+
+
+def _committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
+    progress = query.lastProgress
+    if progress is None:
+        return False
+    (source,) = progress["sources"]
+    reached = source["endOffset"] or {}
+    if isinstance(reached, str):
+        reached = json.loads(reached)
+    (offsets,) = reached.values() if reached else ({},)
+    return all(offsets.get(str(part), 0) >= end for part, end in ends.items())
 
 
 @contextmanager

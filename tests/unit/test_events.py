@@ -322,10 +322,10 @@ def test_ten_megabytes_are_read_and_refused():
 
 
 def test_no_stack_left_is_malformed(monkeypatch):
-    def overflow(_text: str) -> None:
+    def overflow(_text: str, _start: int) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(events, "_decode", overflow)
+    monkeypatch.setattr(events, "_scan", overflow)
     assert reason(GOOD_LINE) == "malformed_json"
 
 

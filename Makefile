@@ -1,0 +1,52 @@
+# `make` alone lists what there is. Everything lands in .venv, .jars and .data.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -m lib
+UV := 0.13.9
+STAMP := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab test lint bench figures lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' \
+		| awk -F'\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## virtual environment, packages and jars (once, then a no-op)
+
+$(STAMP): requirements.txt jars.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make setup PYTHON=python3.13")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+		|| { echo "error: python3 -m venv failed: install your system's python3-venv package" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -m lib.jars fetch
+	@$(BIN)/python -m compileall -q lib
+	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/pre-commit install >/dev/null 2>&1 || true; fi
+	@touch $(STAMP)
+
+demo: setup  ## cards through Kafka and Spark into Delta, live, then the books
+	@$(RUN) demo --exit
+
+lab: setup  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
+
+test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
+	@$(BIN)/python -m pytest tests
+
+lint: setup  ## ruff over code, tests and notebooks
+	@$(BIN)/ruff format --check lib tests bench notebooks
+	@$(BIN)/ruff check lib tests bench notebooks
+
+bench: setup  ## throughput of producer and ingest on this machine
+	@$(BIN)/python -m bench
+
+lock: setup  ## resolve requirements.txt and jars.lock anew
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header requirements.in -o requirements.txt
+	@$(BIN)/python -m lib.jars lock
+
+clean:  ## remove everything that was made here
+	@rm -rf .venv .jars .data .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.subplots import make_subplots
 
 from lib.progress import STAGES
 
@@ -207,4 +208,93 @@ def cumulative(frames: dict[str, pd.DataFrame], title: str, x: str, y: str):
         colour = COLOURS.get(name) or next(spare)
         line = {"color": colour, "width": 3}
         made.add_scatter(x=frame["x"], y=frame["y"], mode="lines", name=name, line=line)
+    return made
+
+
+def marks(
+    rows: pd.DataFrame,
+    columns: tuple[str, str, str],
+    title: str,
+    axes: tuple[str, str],
+    colours: dict[str, str],
+    mode: str = "markers",
+) -> go.Figure:
+    """One mark per row, in a colour and a shape of its group.
+
+    Args:
+        rows: one row per mark, drawn in their order.
+        columns: the columns of x, of y and of the group's name.
+        title: what is to be seen.
+        axes: the titles of the x and the y axis with their units.
+        colours: group → a key of COLOURS, in the order of the legend.
+        mode: Plotly's ``markers`` or ``lines+markers``.
+    """
+    x, y, group = columns
+    made = figure(title, *axes)
+    shapes = ("circle", "diamond", "x", "star")
+    for shape, (name, colour) in zip(shapes, colours.items(), strict=False):
+        own = rows[rows[group] == name]
+        made.add_scatter(
+            x=own[x],
+            y=own[y],
+            mode=mode,
+            name=name,
+            marker={"color": COLOURS[colour], "symbol": shape, "size": 7},
+            line={"width": 1.5},
+        )
+    return made.update_xaxes(zeroline=False)
+
+
+def batch_sizes(rows_of: dict[str, pd.Series], title: str) -> go.Figure:
+    """How queries cut the same records: one line a query, one block a batch.
+
+    Args:
+        rows_of: query → rows of each of its batches, in order.
+        title: what is to be seen.
+    """
+    made = figure(title, "records, in order", "")
+    for name, rows in rows_of.items():
+        label = f"{name}<br>{len(rows)} batch{'es' if len(rows) != 1 else ''}"
+        filled = rows[rows > 0]
+        shades = [COLOURS[("throughput", "latency")[i % 2]] for i in range(len(filled))]
+        made.add_bar(
+            y=[label] * len(filled),
+            x=filled,
+            orientation="h",
+            text=filled,
+            textposition="inside",
+            textangle=0,
+            marker={"color": shades, "line": {"color": "white", "width": 2}},
+            hovertemplate="%{x} rows<extra></extra>",
+        )
+    made.update_layout(barmode="stack", showlegend=False)
+    return made.update_yaxes(autorange="reversed", rangemode="normal")
+
+
+def stacked(figures: list[go.Figure], title: str) -> go.Figure:
+    """Figures over one common x axis; each one's own title stands above its panel.
+
+    Args:
+        figures: figures of this module with the same x axis, top to bottom.
+        title: what is to be seen in all of them together.
+    """
+    heads = [part.layout.title.text for part in figures]
+    made = make_subplots(
+        rows=len(figures), cols=1, shared_xaxes=True, subplot_titles=heads
+    )
+    for row, part in enumerate(figures, start=1):
+        for trace in part.data:
+            named = trace.update(showlegend=part.layout.showlegend is not False)
+            made.add_trace(named, row=row, col=1)
+        made.update_yaxes(title_text=part.layout.yaxis.title.text, row=row, col=1)
+        made.update_yaxes(rangemode=part.layout.yaxis.rangemode, row=row, col=1)
+    made.update_annotations(x=0, xanchor="left", font_size=15)
+    made.update_xaxes(title_text=figures[-1].layout.xaxis.title.text, row=len(figures))
+    made.update_layout(
+        template="fraud",
+        title_text=title,
+        barmode=figures[0].layout.barmode,
+        height=240 * len(figures) + 120,
+        legend={"y": -0.16, "yanchor": "top"},
+    )
     return made

@@ -325,14 +325,10 @@ def _break_ties(
 ) -> None:
     """Sort `order` in place by event id where an arrival shares its instant.
 
-    `ts` is in that order; the arrivals (k) stand at `places` in `starts:stops`. Of
-    the others in that instant the state still has the ids: they are recent.
+    `ts` is in that order; the arrivals (k) stand at `places` in `starts:stops`, behind
+    all others of their instant. Of those the state has the ids: they are recent.
     """
-    before, after = np.maximum(places - 1, starts), np.minimum(places + 1, stops - 1)
-    ties = np.flatnonzero(
-        (before < places) & (ts[before] == ts[places])
-        | (after > places) & (ts[after] == ts[places])
-    )
+    ties = np.flatnonzero((places > starts) & (ts[places - 1] == ts[places]))
     if not len(ties):
         return
     starts, stops, instant = starts[ties], stops[ties], ts[places[ties]]

@@ -1,12 +1,19 @@
-"""Random card histories with everything that can be wrong about their order."""
+"""Card histories for the tests, by hand or at random, and the engine on them."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+import numpy as np
 from hypothesis import strategies as st
 
-from lib.detectors import DAY, MINUTE, SECOND
+from lib.detectors import DAY, MINUTE, SECOND, THRESHOLDS, Answer, Thresholds
 from lib.events import Event
+from lib.history import CONFLICT, DUPLICATE, NEW, Arrivals, Bucket
+from lib.state_codec import fingerprints
+from lib.vector_rules import Answers
 
+STATUS = {NEW: "new", DUPLICATE: "duplicate", CONFLICT: "conflict"}
 START = 1_750_000_000 * SECOND  # µs, in June 2025
 
 # On both sides of every bound in the rules.
@@ -98,3 +105,35 @@ def records(draw: st.DrawFn, accounts: int = 3, max_steps: int = 25) -> list[Eve
                 )
             )
     return sent
+
+
+def arrivals(events: list[Event]) -> Arrivals:
+    return Arrivals(
+        event_id=[e.event_id for e in events],
+        account_id=[e.account_id for e in events],
+        ts_us=np.array([e.ts_us for e in events], np.int64),
+        amount_cents=np.array([e.amount_cents for e in events], np.int64),
+        country=[e.country for e in events],
+        fingerprint=fingerprints(
+            [e.merchant for e in events], [e.currency for e in events]
+        ),
+    )
+
+
+def answer_at(answers: Answers, row: int, status: int = NEW) -> Answer:
+    """One row as the readable code writes it: Python values, None for null."""
+    values = {f.name: getattr(answers, f.name)[row] for f in fields(answers)}
+    for name, value in values.items():
+        if isinstance(value, np.generic):
+            null = value != value or (name in ("velocity_count", "baseline_n"))
+            values[name] = None if null and not value >= 0 else value.item()
+    return Answer(status=STATUS[status], **values)
+
+
+def engine_scores(events: list[Event], rules: Thresholds = THRESHOLDS) -> list[Answer]:
+    """`score_history` by the engine, in one batch."""
+    scored = Bucket.from_bytes(None, rules).score(arrivals(events))
+    return [
+        answer_at(scored.answers, row, status)
+        for row, status in enumerate(scored.status.tolist())
+    ]

@@ -1,0 +1,297 @@
+"""Query "score": Kafka → silver/scored, by stateful scoring per account.
+
+The state is keyed by bucket of accounts, not by account: Python is entered once per
+bucket and micro-batch, and `lib.history` answers all of a bucket's records at once.
+What an account's answers are depends on its own records in Kafka order and on nothing
+else, so neither the buckets nor the batches show in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+from delta import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
+
+from lib.checkpoint import Checkpoint
+from lib.config import Settings
+from lib.history import NEW, Arrivals, Bucket
+from lib.ingest import IDENTITY, parse_records, read_topic
+from lib.spark import table_exists
+from lib.state_codec import fingerprints
+
+QUERY = "score"
+TABLE = "silver/scored"
+
+BUCKETS = 32
+"""State rows. A checkpoint keeps the number it was made with."""
+
+FRESH, UNSURE, CORRECTION = 0, 1, 2
+"""What a row of the operator is: an event's first answer; the same for an event that
+the state is too young to know, to be stored only if the table lacks it; the new answer
+of an event that is in the table."""
+
+_EVENT = [
+    T.StructField("event_id", T.StringType()),
+    T.StructField("account_id", T.StringType()),
+    T.StructField("ts", T.TimestampType()),
+    T.StructField("merchant", T.StringType()),
+    T.StructField("country", T.StringType()),
+    T.StructField("amount", T.DecimalType(12, 2)),
+    T.StructField("currency", T.StringType()),
+]
+_ANSWER = [
+    T.StructField("late", T.BooleanType()),
+    T.StructField("is_velocity", T.BooleanType()),
+    T.StructField("velocity_count", T.LongType()),
+    T.StructField("is_geo", T.BooleanType()),
+    T.StructField("prev_country", T.StringType()),
+    T.StructField("gap_seconds", T.DoubleType()),
+    T.StructField("is_amount", T.BooleanType()),
+    T.StructField("z", T.DoubleType()),
+    T.StructField("baseline_n", T.LongType()),
+    T.StructField("baseline_mean", T.DoubleType()),
+    T.StructField("baseline_stddev", T.DoubleType()),
+    T.StructField("revision", T.LongType()),
+]
+_STAMPS = [
+    T.StructField("kafka_timestamp", T.TimestampType()),
+    T.StructField("scored_at", T.TimestampType()),
+]
+SCORED = T.StructType(_EVENT + _ANSWER + _STAMPS)
+ANSWER_COLUMNS = [field.name for field in _ANSWER]
+
+# What crosses into Python and back: whole microseconds and cents, because a pandas
+# column of Decimals or dates is a list of Python objects.
+_INPUT = (
+    "event_id",
+    "account_id",
+    "ts_us",
+    "merchant",
+    "country",
+    "cents",
+    "currency",
+    "kafka_us",
+    "partition",
+    "offset",
+)
+_OUTPUT = T.StructType(
+    [
+        T.StructField("kind", T.IntegerType()),
+        T.StructField("event_id", T.StringType()),
+        T.StructField("account_id", T.StringType()),
+        T.StructField("ts_us", T.LongType()),
+        T.StructField("merchant", T.StringType()),
+        T.StructField("country", T.StringType()),
+        T.StructField("cents", T.LongType()),
+        T.StructField("currency", T.StringType()),
+        T.StructField("kafka_us", T.LongType()),
+        *_ANSWER,
+    ]
+)
+_STATE = T.StructType([T.StructField("bucket", T.BinaryType())])
+
+
+def scored_stream(
+    raw: DataFrame, *, buckets: int = BUCKETS, watermark: str = "35 days"
+) -> DataFrame:
+    """Raw records (bronze's columns) → the operator's rows (``kind`` and answers).
+
+    Args:
+        raw: a stream of Kafka records, see ``lib.ingest.read_topic``.
+        buckets: number of state rows.
+        watermark: how far Spark's watermark stays behind the newest event; an
+            account's history is dropped once the watermark has passed it.
+    """
+    valid = parse_records(raw).where("reason IS NULL")
+    # The watermark exists for the state's sake alone: with a processing-time timeout
+    # Spark tells the operator where it stands and drops no row behind it, and every
+    # record must be accounted for.
+    columns = valid.withWatermark("ts", watermark).select(
+        F.pmod(F.xxhash64("account_id"), F.lit(buckets)).alias("bucket"),
+        "event_id",
+        "account_id",
+        "ts",
+        F.unix_micros("ts").alias("ts_us"),
+        "merchant",
+        "country",
+        (F.col("amount") * 100).cast("long").alias("cents"),
+        "currency",
+        F.unix_micros("kafka_timestamp").alias("kafka_us"),
+        "partition",
+        "offset",
+    )
+    return columns.groupBy("bucket").applyInPandasWithState(
+        score_bucket, _OUTPUT, _STATE, "append", GroupStateTimeout.ProcessingTimeTimeout
+    )
+
+
+def score_bucket(
+    _key: tuple, chunks: Iterator[pd.DataFrame], state: GroupState
+) -> Iterator[pd.DataFrame]:
+    """The stateful operator: one bucket's new records, its state, its rows."""
+    batch = pd.concat(list(chunks), ignore_index=True)
+    batch = batch.sort_values(["partition", "offset"], ignore_index=True)
+    bucket = Bucket.from_bytes(bytes(state.get[0]) if state.exists else None)
+    watermark_us = state.getCurrentWatermarkMs() * 1000
+    scored = bucket.score(
+        Arrivals(
+            event_id=batch["event_id"].tolist(),
+            account_id=batch["account_id"].tolist(),
+            ts_us=batch["ts_us"].to_numpy(),
+            amount_cents=batch["cents"].to_numpy(),
+            country=batch["country"].tolist(),
+            fingerprint=fingerprints(
+                batch["merchant"].tolist(), batch["currency"].tolist()
+            ),
+        ),
+        watermark_us if watermark_us > 0 else None,
+    )
+    state.update((bucket.to_bytes(),))
+    fresh = scored.status == NEW
+    first = batch.loc[fresh, [c for c in _INPUT if c not in ("partition", "offset")]]
+    kind = np.where(scored.check_table[fresh], UNSURE, FRESH)
+    yield _rows(first.assign(kind=kind), scored.answers.take(np.flatnonzero(fresh)))
+    if len(scored.event_id):
+        known = {
+            "kind": CORRECTION,
+            "event_id": scored.event_id,
+            "account_id": scored.account_id,
+            "ts_us": scored.ts_us,
+        }
+        yield _rows(pd.DataFrame(known), scored.corrections)
+
+
+def _rows(events: pd.DataFrame, answers) -> pd.DataFrame:
+    """The operator's columns; -1 and NaN become null where they stand for it."""
+    columns = {}
+    for field in _OUTPUT.fields:
+        if field.name not in ANSWER_COLUMNS:
+            present = field.name in events
+            columns[field.name] = events[field.name].to_numpy() if present else None
+            continue
+        values = getattr(answers, field.name)
+        if field.name in ("velocity_count", "baseline_n"):
+            values = pd.array(np.maximum(values, 0), "Int64")
+            values[getattr(answers, field.name) < 0] = pd.NA
+        elif field.name in ("gap_seconds", "z", "baseline_mean", "baseline_stddev"):
+            values = pd.array(np.where(np.isnan(values), None, values), "Float64")
+        columns[field.name] = values
+    return pd.DataFrame(columns, index=range(len(events)))
+
+
+def create_table(spark: SparkSession, settings: Settings) -> None:
+    """Create silver/scored if it is missing."""
+    if not table_exists(spark, settings.table(TABLE)):
+        table = DeltaTable.createIfNotExists(spark).addColumns(SCORED)
+        table.location(settings.table(TABLE)).execute()
+
+
+def _as_table(rows: DataFrame) -> DataFrame:
+    """The operator's rows under the table's names and types, ``kind`` kept."""
+    return rows.select(
+        "kind",
+        "event_id",
+        "account_id",
+        F.timestamp_micros("ts_us").alias("ts"),
+        "merchant",
+        "country",
+        (F.col("cents") / F.lit(100).cast("decimal(3,0)"))
+        .cast("decimal(12,2)")
+        .alias("amount"),
+        "currency",
+        *ANSWER_COLUMNS,
+        F.timestamp_micros("kafka_us").alias("kafka_timestamp"),
+        F.current_timestamp().alias("scored_at"),
+    )
+
+
+def batch_writer(
+    settings: Settings, app: str, on_batch: Callable[[int, dict[int, int]], None]
+) -> Callable[[DataFrame, int], None]:
+    """The foreachBatch function of the query.
+
+    A batch of first answers is an append; one with corrections is a MERGE, so that
+    first answers and corrections become visible in one commit. Either carries the
+    batch id, and a replayed batch is skipped by Delta.
+    """
+
+    def write(batch: DataFrame, batch_id: int) -> None:
+        rows = _as_table(batch).persist()
+        try:
+            kinds = dict(rows.groupBy("kind").count().collect())
+            if kinds.get(UNSURE) or kinds.get(CORRECTION):
+                _merge(rows, settings, app, batch_id)
+            elif kinds:
+                (
+                    rows.drop("kind")
+                    .write.format("delta")
+                    .mode("append")
+                    .option("txnAppId", app)
+                    .option("txnVersion", batch_id)
+                    .save(settings.table(TABLE))
+                )
+        finally:
+            rows.unpersist()
+        on_batch(batch_id, kinds)
+
+    return write
+
+
+def _merge(rows: DataFrame, settings: Settings, app: str, batch_id: int) -> None:
+    spark = rows.sparkSession
+    low, high = rows.where(F.col("kind") != FRESH).agg(F.min("ts"), F.max("ts")).first()
+    same = " AND ".join(f"old.{column} = new.{column}" for column in IDENTITY)
+    # Only these can be in the table, so only files with such times are read; a
+    # first answer finds no match and is inserted.
+    known = F.col("old.ts").between(F.lit(low), F.lit(high)) & (
+        F.col("new.kind") != FRESH
+    )
+    revised = {c: F.col(f"new.{c}") for c in (*ANSWER_COLUMNS, "scored_at")}
+    target = DeltaTable.forPath(spark, settings.table(TABLE))
+    merge = (
+        target.alias("old")
+        .merge(rows.alias("new"), F.expr(same) & known)
+        .whenMatchedUpdate(condition=F.col("new.kind") == CORRECTION, set=revised)
+        .whenNotMatchedInsert(
+            condition=F.col("new.kind") != CORRECTION,
+            values={c: F.col(f"new.{c}") for c in SCORED.fieldNames()},
+        )
+    )
+    spark.conf.set("spark.databricks.delta.write.txnAppId", app)
+    spark.conf.set("spark.databricks.delta.write.txnVersion", str(batch_id))
+    try:
+        merge.execute()
+    finally:
+        spark.conf.unset("spark.databricks.delta.write.txnAppId")
+        spark.conf.unset("spark.databricks.delta.write.txnVersion")
+
+
+def start(
+    spark: SparkSession,
+    settings: Settings,
+    bootstrap: str,
+    *,
+    trigger: dict[str, object],
+    max_offsets: int | None = None,
+    on_batch: Callable[[int, dict[int, int]], None] = lambda _id, _kinds: None,
+):
+    """Start the query; arguments as ``lib.ingest.start``."""
+    create_table(spark, settings)
+    checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
+    app = checkpoint.application_id(QUERY)
+    raw = read_topic(spark, settings, bootstrap, max_offsets=max_offsets)
+    return (
+        scored_stream(raw)
+        .writeStream.queryName(QUERY)
+        .foreachBatch(batch_writer(settings, app, on_batch))
+        .outputMode("append")
+        .option("checkpointLocation", checkpoint.uri)
+        .trigger(**trigger)
+        .start()
+    )

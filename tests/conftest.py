@@ -1,0 +1,61 @@
+"""What the tests share: one home, one broker and one Spark session for all of them;
+a topic, a lake and checkpoints of its own for each test that asks for settings."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lib.broker import Broker
+from lib.config import Settings
+
+IN_CI = os.environ.get("CI") == "true"
+
+
+def missing(reason: str) -> None:
+    """Skip on a laptop; fail in CI, where nothing may be missing silently."""
+    if IN_CI:
+        pytest.fail(f"required in CI: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fraud-home")
+
+
+@pytest.fixture(scope="session")
+def base_settings(home: Path) -> Settings:
+    return Settings.from_env({"FRAUD_HOME": str(home), "FRAUD_SPARK_MASTER": "local[2]"})
+
+
+@pytest.fixture(scope="session")
+def bootstrap(base_settings: Settings):
+    broker = Broker(base_settings).start()
+    yield broker.bootstrap
+    broker.close()
+
+
+@pytest.fixture(scope="session")
+def spark(base_settings: Settings):
+    from lib.spark import spark_session
+
+    session = spark_session(base_settings)
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def settings(base_settings: Settings, tmp_path: Path) -> Settings:
+    """Settings of one test: nothing in it has a name that another test has."""
+    name = f"tx-{uuid.uuid4().hex[:8]}"
+    return replace(
+        base_settings,
+        topic=name,
+        lake=str(tmp_path / "lake"),
+        checkpoints=str(tmp_path / "checkpoints"),
+    )

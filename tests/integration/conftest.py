@@ -1,0 +1,82 @@
+"""What costs much and is only looked at: made once for all integration tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from lib.broker import Broker
+from lib.clients import ensure_topic
+from lib.config import Settings
+from lib.stream import drain
+from tests.integration.helpers import copied, send
+from tests.integration.records import ARRIVED_MS, FIRST, SECOND, Case
+
+
+@dataclass(frozen=True)
+class Story:
+    """A topic and the lakes it became.
+
+    Attributes:
+        settings: the lake after both drains.
+        early: the lake as it was after the first drain.
+        drained: what each drain said it took.
+        position: (partition, offset) by name of the record.
+    """
+
+    settings: Settings
+    early: Settings
+    drained: list[int]
+    position: dict[str, tuple[int, int]]
+
+
+@pytest.fixture(scope="session")
+def story(
+    spark: SparkSession,
+    base_settings: Settings,
+    bootstrap: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Story:
+    """FIRST drained, then SECOND drained. To be looked at; harm a copy of it."""
+    folder = tmp_path_factory.mktemp("story")
+    settings = replace(
+        base_settings,
+        topic="tx-story",
+        lake=str(folder / "lake"),
+        checkpoints=str(folder / "checkpoints"),
+    )
+    ensure_topic(settings, bootstrap)
+    position, drained = {}, []
+
+    def tell(cases: list[Case]) -> None:
+        pairs = [(case.key, case.value) for case in cases]
+        positions = send(settings, bootstrap, pairs, ARRIVED_MS)
+        names = [case.name for case in cases]
+        position.update(zip(names, positions, strict=True))
+        drained.append(drain(spark, settings, bootstrap)["records"])
+
+    tell(FIRST)
+    early = copied(settings, folder / "early")
+    tell(SECOND)
+    return Story(settings, early, drained, position)
+
+
+@pytest.fixture(scope="session")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Broker:
+    """A broker of a home of its own, which a test may kill: it starts, if need be."""
+    home = tmp_path_factory.mktemp("mortal-home")
+    broker = Broker(Settings.from_env({"FRAUD_HOME": str(home)}))
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def mortal_broker(mortal: Broker) -> Broker:
+    """The mortal broker, alive."""
+    if not (mortal.pid and mortal.alive()):
+        mortal.close()
+        mortal.start()
+    return mortal

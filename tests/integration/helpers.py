@@ -1,0 +1,265 @@
+"""Processes, records and lakes, looked at from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from kafka import KafkaConsumer, TopicPartition
+from pyspark.sql import SparkSession
+
+from lib.clients import end_offsets
+from lib.config import ROOT, Settings
+from lib.producer import make_producer
+
+PYTHON = sys.executable
+POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 90
+"""Far more than anything takes on an idle machine: reached only by what never comes."""
+
+T = TypeVar("T")
+
+
+# -- waiting ----------------------------------------------------------------------
+
+
+def eventually(
+    condition: Callable[[], T],
+    what: str,
+    evidence: Callable[[], object] = lambda: "none",
+    timeout: float = PATIENCE_SECONDS,
+) -> T:
+    """The first true value of ``condition``; fails with the evidence if none comes."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(
+                f"not within {timeout:g} s: {what}; evidence: {evidence()}"
+            )
+        time.sleep(POLL_SECONDS)
+    return value
+
+
+# -- processes --------------------------------------------------------------------
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Living processes with the home in their command line; a zombie has ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if any(str(home) in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue  # it ended while we looked
+    return found
+
+
+def living(pids: Iterable[int]) -> list[int]:
+    """Those of the processes that still run."""
+    return [
+        pid
+        for pid in pids
+        if psutil.pid_exists(pid)
+        and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def nothing_left_of(home: Path) -> None:
+    """Fails unless every process of the home ends soon."""
+
+    def evidence() -> list[str]:
+        return [f"{p.pid} {' '.join(p.cmdline())[:200]}" for p in processes_of(home)]
+
+    eventually(lambda: not processes_of(home), f"no process of {home}", evidence)
+
+
+# -- commands ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict[str, object]:
+        """The JSON line, which must be all there is on stdout."""
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if "error:" in line]
+
+
+def environment(home: Path, **changes: str | None) -> dict[str, str]:
+    """The test's environment with this FRAUD_HOME and no other FRAUD_ variable."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FRAUD_")}
+    env |= {"FRAUD_HOME": str(home), "FRAUD_SPARK_MASTER": "local[2]"}
+    for name, value in changes.items():
+        env.pop(name, None)
+        if value is not None:
+            env[name] = value
+    return env
+
+
+def launch(
+    *arguments: object, env: Mapping[str, str], prefix: Iterable[str] = ()
+) -> subprocess.Popen[str]:
+    """Start ``python -m lib ARGUMENTS``."""
+    return subprocess.Popen(
+        [*prefix, PYTHON, "-m", "lib", *map(str, arguments)],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finished(process: subprocess.Popen[str], timeout: float = 240) -> Ran:
+    """Wait for a launched command, and check what holds for each of them."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"{process.args} hangs; stderr: {err[-2000:]}") from None
+    assert "Traceback" not in out + err, err
+    return Ran(process.returncode, out, err)
+
+
+def run(
+    *arguments: object, env: Mapping[str, str], prefix: Iterable[str] = ()
+) -> Ran:
+    """Run a command to its end; no process of its home may be left."""
+    ran = finished(launch(*arguments, env=env, prefix=prefix))
+    nothing_left_of(Path(env["FRAUD_HOME"]))
+    return ran
+
+
+def assert_trouble(ran: Ran, *words: str) -> None:
+    """One clear line, no result, and an exit code that says so."""
+    assert ran.code not in (0, 130), ran
+    assert ran.out == "", ran.out
+    (line,) = ran.errors
+    for word in words:
+        assert word in line, line
+
+
+# -- records ----------------------------------------------------------------------
+
+
+def send(
+    settings: Settings,
+    bootstrap: str,
+    records: Iterable[tuple[bytes | None, bytes | None]],
+    timestamp_ms: int | None = None,
+) -> list[tuple[int, int]]:
+    """Send (key, value) pairs; returns each one's (partition, offset)."""
+    producer = make_producer(settings, bootstrap)
+    try:
+        futures = [
+            producer.send(
+                settings.topic, key=key, value=value, timestamp_ms=timestamp_ms
+            )
+            for key, value in records
+        ]
+        producer.flush(timeout=PATIENCE_SECONDS)
+        found = [future.get(timeout=1) for future in futures]
+    finally:
+        producer.close(timeout=0)
+    return [(meta.partition, meta.offset) for meta in found]
+
+
+def consume(settings: Settings, bootstrap: str) -> dict[int, list]:
+    """Every record of the topic, by partition, in the order of the offsets."""
+    ends = {p: end for p, end in end_offsets(settings, bootstrap).items() if end}
+    found = {partition: [] for partition in ends}
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None
+    )
+    try:
+        consumer.assign([TopicPartition(settings.topic, p) for p in ends])
+
+        def all_there() -> bool:
+            for part, records in consumer.poll(timeout_ms=200).items():
+                found[part.partition] += records
+            return all(
+                records and records[-1].offset + 1 >= ends[p]
+                for p, records in found.items()
+            )
+
+        eventually(
+            all_there,
+            f"all records up to {ends}",
+            lambda: {p: len(records) for p, records in found.items()},
+        )
+    finally:
+        consumer.close()
+    return found
+
+
+# -- lakes ------------------------------------------------------------------------
+
+
+def copied(settings: Settings, folder: Path) -> Settings:
+    """The settings with a copy of their lake and checkpoints, free to be harmed."""
+    shutil.copytree(settings.lake, folder / "lake")
+    shutil.copytree(settings.checkpoints, folder / "checkpoints")
+    return replace(
+        settings,
+        lake=str(folder / "lake"),
+        checkpoints=str(folder / "checkpoints"),
+    )
+
+
+def rows(spark: SparkSession, settings: Settings, table: str) -> list[tuple]:
+    """A table's rows in an order of their own, without what differs by run."""
+    frame = spark.read.format("delta").load(settings.table(table))
+    return sorted(map(tuple, frame.drop("ingested_at").collect()), key=repr)
+
+
+def lake(spark: SparkSession, settings: Settings) -> dict[str, list[tuple]]:
+    """The rows of all three tables."""
+    tables = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
+    return {table: rows(spark, settings, table) for table in tables}
+
+
+def delta_commits(settings: Settings, table: str) -> list[Path]:
+    """The table's commit files, oldest first."""
+    log = Path(settings.table(table)) / "_delta_log"
+    return sorted(path for path in log.glob("*.json") if path.stem.isdigit())
+
+
+def undo_last_commit(settings: Settings, table: str) -> None:
+    """Make it as if the table's last commit had never happened, as a crash would."""
+    last = delta_commits(settings, table)[-1]
+    for path in last.parent.iterdir():
+        if last.stem in path.name:
+            path.unlink()
+
+
+def undo_last_batch_commit(settings: Settings) -> int:
+    """Make it as if the query had died before it noted its last batch as done."""
+    commits = Path(settings.checkpoint("ingest")) / "commits"
+    last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
+    (commits / str(last)).unlink()
+    (commits / f".{last}.crc").unlink(missing_ok=True)
+    return last

@@ -1,0 +1,309 @@
+"""Kafka to bronze and silver: each record in its place, once, whatever happens."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from delta import DeltaTable
+from pyspark.sql import SparkSession
+
+from lib.clients import ensure_topic
+from lib.config import Settings
+from lib.errors import FraudError
+from lib.reconcile import reconcile
+from lib.stream import drain, pipeline
+from tests.integration.conftest import Story
+from tests.integration.helpers import (
+    copied,
+    delta_commits,
+    lake,
+    rows,
+    send,
+    undo_last_batch_commit,
+    undo_last_commit,
+)
+from tests.integration.records import (
+    ARRIVED,
+    ARRIVED_MS,
+    DUPLICATE,
+    EVERYTHING,
+    FIRST,
+    SECOND,
+    TRANSACTION,
+    line,
+)
+
+BRONZE, TRANSACTIONS, QUARANTINE = TABLES = (
+    "bronze/tx_events",
+    "silver/transactions",
+    "silver/quarantine",
+)
+
+
+def sent(settings: Settings, bootstrap: str, *values: bytes) -> None:
+    ensure_topic(settings, bootstrap)
+    send(settings, bootstrap, [(b"key", value) for value in values], ARRIVED_MS)
+
+
+def drained(spark: SparkSession, settings: Settings, bootstrap: str, **options) -> int:
+    return drain(spark, settings, bootstrap, **options)["records"]
+
+
+@pytest.fixture(scope="module")
+def told(spark: SparkSession, story: Story) -> dict[str, list[tuple]]:
+    """The rows of the story's lake."""
+    return lake(spark, story.settings)
+
+
+@pytest.fixture(scope="module")
+def places(spark: SparkSession, story: Story) -> dict[str, list[str]]:
+    """Where each record of the story stands, by its name."""
+    name_at = {position: name for name, position in story.position.items()}
+    found = {name: [] for name in story.position}
+    read = spark.read.format("delta")
+    for row in read.load(story.settings.table(TRANSACTIONS)).collect():
+        found[name_at[row.partition, row.offset]].append(TRANSACTION)
+    for row in read.load(story.settings.table(QUARANTINE)).collect():
+        found[name_at[row.partition, row.offset]].append(row.reason)
+    return found
+
+
+@pytest.mark.parametrize("case", EVERYTHING, ids=lambda case: case.name)
+def test_each_record_is_in_its_place(places, case):
+    assert places[case.name] == ([] if case.place == DUPLICATE else [case.place])
+
+
+def test_bronze_holds_every_record_byte_for_byte(told, story: Story):
+    names = {position: name for name, position in story.position.items()}
+    held = {names[row[3], row[4]]: row for row in told[BRONZE]}
+
+    assert len(told[BRONZE]) == len(EVERYTHING)
+    for case in EVERYTHING:
+        key, value, topic, *_, kafka_timestamp = held[case.name]
+        assert (key, value) == (case.key, case.value), case.name
+        assert topic == story.settings.topic
+        assert kafka_timestamp == ARRIVED.replace(tzinfo=None)
+
+
+def test_a_transaction_is_the_event_as_it_was_written(spark, story: Story):
+    table = spark.read.format("delta").load(story.settings.table(TRANSACTIONS))
+
+    assert table.dtypes == [
+        ("event_id", "string"),
+        ("account_id", "string"),
+        ("ts", "timestamp"),
+        ("merchant", "string"),
+        ("country", "string"),
+        ("amount", "decimal(12,2)"),
+        ("currency", "string"),
+        ("topic", "string"),
+        ("partition", "int"),
+        ("offset", "bigint"),
+        ("kafka_timestamp", "timestamp"),
+    ]
+    by_account = {r.account_id: r for r in table.where("event_id = 'e-1'").collect()}
+    assert by_account["ACCT_1"].amount == Decimal("42.10")
+    assert by_account["ACCT_1"].ts.isoformat() == "2025-01-15T11:59:58.250000"
+    assert by_account["ACCT_5"].merchant == "Café 漢字 🦊 ½"
+    assert by_account["ACCT_6"].merchant == "A\0B"
+    assert by_account["ACCT_9"].amount == Decimal(10**9)
+    assert by_account["ACCT_10"].amount == Decimal(15)
+
+
+def test_a_rejected_record_is_kept_whole_with_its_reason(told):
+    by_reason = Counter(row[1] for row in told[QUARANTINE])
+    expected = Counter(
+        c.place for c in EVERYTHING if c.place not in (TRANSACTION, DUPLICATE)
+    )
+
+    assert by_reason == expected
+    rejected = [c.value for c in EVERYTHING if c.place in expected]
+    assert sorted(map(repr, rejected)) == sorted(repr(r[0]) for r in told[QUARANTINE])
+    assert all(row[2] for row in told[QUARANTINE])  # each with a detail
+
+
+def test_the_books_of_the_story_balance(spark, story: Story, bootstrap: str):
+    books = reconcile(spark, story.settings, bootstrap)
+
+    places = Counter(case.place for case in EVERYTHING)
+    assert story.drained == [len(FIRST), len(SECOND)]
+    assert books.differences == []
+    assert books.counts["kafka"] == books.counts["bronze"] == len(EVERYTHING)
+    assert books.counts["transactions"] == places[TRANSACTION]
+    assert books.counts["duplicates"] == places[DUPLICATE]
+    assert sum(books.reasons.values()) == books.counts["quarantine"]
+
+
+@pytest.fixture(scope="module")
+def small_batches(spark, story: Story, bootstrap, tmp_path_factory) -> Settings:
+    """The story's topic, drained three records at a time."""
+    folder = tmp_path_factory.mktemp("small-batches")
+    settings = replace(
+        story.settings,
+        lake=str(folder / "lake"),
+        checkpoints=str(folder / "checkpoints"),
+    )
+    assert drained(spark, settings, bootstrap, max_offsets=3) == len(EVERYTHING)
+    return settings
+
+
+def test_batch_boundaries_decide_nothing(spark, told, small_batches: Settings):
+    batches = delta_commits(small_batches, BRONZE)
+    assert len(batches) > len(EVERYTHING) / 6  # small they were
+
+    assert lake(spark, small_batches) == told
+
+
+@pytest.mark.parametrize(
+    "unreached",
+    [(), (QUARANTINE,), (TRANSACTIONS, QUARANTINE), TABLES],
+    ids=["checkpoint", "quarantine", "transactions", "bronze"],
+)
+def test_a_batch_that_crashed_before(
+    spark, told, story: Story, bootstrap: str, tmp_path: Path, unreached
+):
+    """The query died in the last batch, before it reached some of the tables."""
+    settings = copied(story.settings, tmp_path)
+    versions = {table: len(delta_commits(settings, table)) for table in TABLES}
+    batch = undo_last_batch_commit(settings)
+    for table in unreached:
+        undo_last_commit(settings, table)
+
+    assert drained(spark, settings, bootstrap) == len(SECOND)
+
+    assert batch == 1
+    assert lake(spark, settings) == told
+    # What had been reached was not written again.
+    assert {t: len(delta_commits(settings, t)) for t in TABLES} == versions
+    commits = Path(settings.checkpoint("ingest")) / "commits"
+    assert (commits / str(batch)).exists()
+
+
+@pytest.mark.parametrize(
+    "unreached",
+    [(), (QUARANTINE,), (TRANSACTIONS, QUARANTINE)],
+    ids=["complete", "quarantine", "transactions"],
+)
+def test_a_lost_checkpoint_goes_on_from_bronze(
+    spark, told, story: Story, bootstrap: str, tmp_path: Path, unreached
+):
+    """The checkpoint is gone, and the last batch had not reached some tables."""
+    settings = copied(story.settings, tmp_path)
+    shutil.rmtree(settings.checkpoints)
+    for table in unreached:
+        DeltaTable.forPath(spark, settings.table(table)).restoreToVersion(1)
+        assert rows(spark, settings, table) != told[table]
+
+    assert drained(spark, settings, bootstrap) == 0
+
+    assert lake(spark, settings) == told
+
+
+def test_a_lost_checkpoint_of_small_batches(
+    spark, told, small_batches: Settings, bootstrap: str, tmp_path: Path
+):
+    settings = copied(small_batches, tmp_path)
+    shutil.rmtree(settings.checkpoints)
+
+    assert drained(spark, settings, bootstrap) == 0
+
+    assert lake(spark, settings) == told
+
+
+def test_garbage_then_a_lost_checkpoint_then_more(
+    spark, settings: Settings, bootstrap: str
+):
+    sent(settings, bootstrap, b"garbage", b"", b"[]")
+    assert drained(spark, settings, bootstrap) == 3
+    shutil.rmtree(settings.checkpoints)
+    sent(settings, bootstrap, line(), line(), b"more garbage")
+    assert drained(spark, settings, bootstrap) == 3
+
+    # Batch 0 again, under another application: it must not be taken for the first.
+    books = reconcile(spark, settings, bootstrap)
+    assert books.differences == []
+    placed = [books.counts[n] for n in ("transactions", "quarantine", "duplicates")]
+    assert placed == [1, 4, 1]
+
+
+def test_nothing_to_do_is_done_at_once(
+    spark, told, story: Story, bootstrap: str, tmp_path: Path
+):
+    settings = copied(story.settings, tmp_path)
+    versions = [len(delta_commits(settings, table)) for table in TABLES]
+
+    assert drained(spark, settings, bootstrap) == 0
+
+    assert [len(delta_commits(settings, table)) for table in TABLES] == versions
+    assert lake(spark, settings) == told
+
+
+def test_an_interval_that_is_none(spark, settings: Settings, bootstrap: str):
+    with (
+        pytest.raises(FraudError, match="nonsense") as caught,
+        pipeline(spark, settings, bootstrap, trigger="nonsense"),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A folder on a file system of 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"no small disk to fill: {error}")
+    if done.returncode:
+        pytest.skip(f"no small disk to fill: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Fill the disk to the last byte; returns the file to delete."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 2**10, 1):
+            try:
+                while file.write(b"\0" * size):
+                    pass
+            except OSError:
+                continue
+    return ballast
+
+
+@pytest.mark.parametrize("before", ["the tables", "the batch"])
+def test_a_full_disk_loses_nothing(
+    spark, settings: Settings, bootstrap: str, small_disk: Path, before: str
+):
+    settings = replace(
+        settings,
+        lake=str(small_disk / "lake"),
+        checkpoints=str(small_disk / "checkpoints"),
+    )
+    sent(settings, bootstrap, line(), line(event_id="e-2"), b"garbage")
+    if before == "the batch":
+        assert drained(spark, settings, bootstrap, max_offsets=3) == 3
+        sent(settings, bootstrap, line(event_id="e-3"), line(), b"garbage")
+    ballast = fill(small_disk)
+
+    with pytest.raises(FraudError, match="(?i)no space") as caught:
+        drained(spark, settings, bootstrap)
+    assert "\n" not in str(caught.value)
+
+    ballast.unlink()
+    drained(spark, settings, bootstrap)
+    books = reconcile(spark, settings, bootstrap)
+    assert books.differences == []
+    placed = [books.counts[n] for n in ("transactions", "quarantine", "duplicates")]
+    assert placed == ([2, 1, 0] if before == "the tables" else [3, 2, 1])

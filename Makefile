@@ -36,7 +36,8 @@ lab: setup  ## open the notebooks in JupyterLab
 test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 	@$(BIN)/python -m pytest tests
 	@rm -rf executed && cp -R notebooks executed
-	@FRAUD_HOME=$(CURDIR)/.data/test $(BIN)/python -m pytest --nbmake --overwrite \
+	@FRAUD_HOME=$(CURDIR)/.data/test PLOTLY_RENDERER=plotly_mimetype+notebook \
+		$(BIN)/python -m pytest --nbmake --overwrite \
 		--nbmake-timeout=300 executed
 
 lint: setup  ## ruff over code, tests and notebooks

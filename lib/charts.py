@@ -30,15 +30,31 @@ _STAGE_COLOURS = ("#56B4E9", "#0072B2", "#F0E442", "#E69F00", "#009E73", "#CC79A
 pio.templates["fraud"] = go.layout.Template(
     layout={
         "font": {"family": "system-ui, sans-serif", "size": 15},
-        "title": {"x": 0.01, "xanchor": "left", "font": {"size": 18}},
+        # Measured from the top edge in pixels, so that it stays above the legend on
+        # a figure of any height.
+        "title": {
+            "x": 0.01,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "top",
+            "yref": "container",
+            "pad": {"t": 16},
+            "font": {"size": 18},
+        },
         "margin": {"l": 70, "r": 30, "t": 80, "b": 60},
         "plot_bgcolor": "white",
         "paper_bgcolor": "white",
         "height": 380,
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "xaxis": {"gridcolor": "#E5E5E5", "linecolor": "#666666", "ticks": "outside"},
+        "xaxis": {
+            "gridcolor": "#E5E5E5",
+            "linecolor": "#666666",
+            "ticks": "outside",
+            "automargin": True,
+        },
         "yaxis": {
+            "automargin": True,
             "gridcolor": "#E5E5E5",
             "linecolor": "#666666",
             "rangemode": "tozero",

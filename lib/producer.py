@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConfigurationError, KafkaError
 
 from lib.clients import MAX_RECORD_BYTES, ensure_topic, python_options, quiet_client_log
 from lib.config import Settings
@@ -47,6 +47,7 @@ def make_producer(settings: Settings, bootstrap: str, **options) -> KafkaProduce
 
     Raises:
         FraudError: no broker answers.
+        KafkaConfigurationError: the options contradict each other.
     """
     quiet_client_log(settings)
     try:
@@ -60,6 +61,8 @@ def make_producer(settings: Settings, bootstrap: str, **options) -> KafkaProduce
                 **options,
             }
         )
+    except KafkaConfigurationError:
+        raise
     except (KafkaError, ValueError, OSError) as error:
         raise FraudError(
             f"no Kafka broker answers at {bootstrap} ({error}): check FRAUD_KAFKA"
@@ -97,6 +100,9 @@ def replay(
         ensure_topic(settings, bootstrap)
         producer = make_producer(settings, bootstrap, **({} if rate else _FAST))
         tally = _Tally()
+        # The client learns of the topic at the first send; before the clock starts,
+        # or the first records would leave in a burst.
+        producer.partitions_for(settings.topic)
         begun = time.monotonic()
         try:
             for index, line in enumerate(_lines(file, path)):

@@ -270,8 +270,10 @@ def batch_sizes(rows_of: dict[str, pd.Series], title: str) -> go.Figure:
     """
     made = figure(title, "records, in order", "")
     for name, rows in rows_of.items():
-        label = f"{name}<br>{len(rows)} batch{'es' if len(rows) != 1 else ''}"
         filled = rows[rows > 0]
+        label = f"{name}<br>{len(rows)} batch{'es' if len(rows) != 1 else ''}"
+        if len(filled) < len(rows):
+            label += f", {len(rows) - len(filled)} empty"
         shades = [COLOURS[("throughput", "latency")[i % 2]] for i in range(len(filled))]
         made.add_bar(
             y=[label] * len(filled),
@@ -279,12 +281,15 @@ def batch_sizes(rows_of: dict[str, pd.Series], title: str) -> go.Figure:
             orientation="h",
             text=filled,
             textposition="inside",
+            insidetextanchor="middle",
             textangle=0,
             marker={"color": shades, "line": {"color": "white", "width": 2}},
             hovertemplate="%{x} rows<extra></extra>",
         )
     made.update_layout(barmode="stack", showlegend=False)
-    return made.update_yaxes(autorange="reversed", rangemode="normal")
+    return made.update_yaxes(
+        autorange="reversed", rangemode="normal", automargin=True, ticks=""
+    )
 
 
 def stacked(figures: list[go.Figure], title: str) -> go.Figure:
@@ -296,7 +301,11 @@ def stacked(figures: list[go.Figure], title: str) -> go.Figure:
     """
     heads = [part.layout.title.text for part in figures]
     made = make_subplots(
-        rows=len(figures), cols=1, shared_xaxes=True, subplot_titles=heads
+        rows=len(figures),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.14,
+        subplot_titles=heads,
     )
     for row, part in enumerate(figures, start=1):
         for trace in part.data:
@@ -304,6 +313,7 @@ def stacked(figures: list[go.Figure], title: str) -> go.Figure:
             made.add_trace(named, row=row, col=1)
         made.update_yaxes(title_text=part.layout.yaxis.title.text, row=row, col=1)
         made.update_yaxes(rangemode=part.layout.yaxis.rangemode, row=row, col=1)
+    made.update_yaxes(automargin=True)
     made.update_annotations(x=0, xanchor="left", font_size=15)
     made.update_xaxes(title_text=figures[-1].layout.xaxis.title.text, row=len(figures))
     made.update_layout(
@@ -311,6 +321,6 @@ def stacked(figures: list[go.Figure], title: str) -> go.Figure:
         title_text=title,
         barmode=figures[0].layout.barmode,
         height=240 * len(figures) + 120,
-        legend={"y": -0.16, "yanchor": "top"},
+        legend={"y": -0.18, "yanchor": "top", "traceorder": "normal"},
     )
     return made

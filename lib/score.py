@@ -109,7 +109,7 @@ def scored_stream(
             account's history is dropped once the watermark has passed it.
     """
     valid = parse_records(raw).where("reason IS NULL")
-    # The watermark exists for the state's sake alone: with a processing-time timeout
+    # The watermark exists for the state's sake alone: without an event-time timeout
     # Spark tells the operator where it stands and drops no row behind it, and every
     # record must be accounted for.
     columns = valid.withWatermark("ts", watermark).select(
@@ -127,7 +127,7 @@ def scored_stream(
         "offset",
     )
     return columns.groupBy("bucket").applyInPandasWithState(
-        score_bucket, _OUTPUT, _STATE, "append", GroupStateTimeout.ProcessingTimeTimeout
+        score_bucket, _OUTPUT, _STATE, "append", GroupStateTimeout.NoTimeout
     )
 
 

@@ -77,11 +77,8 @@ def _greater_to_the_left(by_value: np.ndarray) -> np.ndarray:
         position = by_value[np.argsort(pair, kind="stable")]  # by value in each pair
         on_left = (position // width) % 2 == 0
         left_until_here = np.cumsum(on_left)
-        # only the last pair can be cut short, so pair p begins at 2·width·p
-        pair = position // (2 * width)
-        left_before_pair = pair * width
-        left_in_pair = np.minimum(width, len(by_value) - 2 * width * pair)
-        greater = left_before_pair + left_in_pair - left_until_here
-        counts[position] += np.where(on_left, 0, greater)
+        # pairs before this one are full, and so is a left block that has a right one
+        left_until_end = (position // (2 * width) + 1) * width
+        counts[position] += np.where(on_left, 0, left_until_end - left_until_here)
         width *= 2
     return counts

@@ -12,8 +12,8 @@ from lib.broker import Broker
 from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.stream import drain
-from tests.integration.helpers import copied, send
-from tests.integration.records import ARRIVED_MS, FIRST, SECOND, Case
+from tests.integration.helpers import Ran, copied, environment, run, send, unplugged
+from tests.integration.records import ARRIVED_MS, FIRST, SECOND, Case, line
 
 
 @dataclass(frozen=True)
@@ -80,3 +80,42 @@ def mortal_broker(mortal: Broker) -> Broker:
         mortal.close()
         mortal.start()
     return mortal
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The commands of the README, one after the other, on two small files.
+
+    Attributes:
+        home: their FRAUD_HOME.
+        cut_off: what cut them off the network, put in front of each; empty where
+            that is not permitted.
+        ran: what each did.
+    """
+
+    home: Path
+    cut_off: list[str]
+    ran: dict[str, Ran]
+
+
+GARBAGE = b"\nno json\n[1]\n{}\n\xff\xfe\n"
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """One line produced, then garbage; both drained; then the books."""
+    folder = tmp_path_factory.mktemp("chain")
+    home = folder / "home"
+    one, garbage = folder / "one.jsonl", folder / "garbage.jsonl"
+    one.write_bytes(line())
+    garbage.write_bytes(GARBAGE)
+    cut_off = unplugged()
+    commands = {
+        "one": ["produce", one],
+        "garbage": ["produce", garbage],
+        "drain": ["stream", "--drain"],
+        "reconcile": ["reconcile"],
+    }
+    env = environment(home)
+    ran = {name: run(*c, env=env, prefix=cut_off) for name, c in commands.items()}
+    return Chain(home, cut_off, ran)

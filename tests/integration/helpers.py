@@ -145,9 +145,7 @@ def finished(process: subprocess.Popen[str], timeout: float = 240) -> Ran:
     return Ran(process.returncode, out, err)
 
 
-def run(
-    *arguments: object, env: Mapping[str, str], prefix: Iterable[str] = ()
-) -> Ran:
+def run(*arguments: object, env: Mapping[str, str], prefix: Iterable[str] = ()) -> Ran:
     """Run a command to its end; no process of its home may be left."""
     ran = finished(launch(*arguments, env=env, prefix=prefix))
     nothing_left_of(Path(env["FRAUD_HOME"]))
@@ -161,6 +159,36 @@ def assert_trouble(ran: Ran, *words: str) -> None:
     (line,) = ran.errors
     for word in words:
         assert word in line, line
+
+
+def permitted(prefix: list[str]) -> bool:
+    """Whether commands can be started that way on this machine."""
+    try:
+        return subprocess.run([*prefix, "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def _namespace(kind: str, script: str) -> list[str]:
+    inside = ["sh", "-c", f'{script} && exec "$@"', "sh"]
+    for flags in ([kind], ["--user", "--map-root-user", kind]):
+        if permitted(prefix := ["unshare", *flags, *inside]):
+            return prefix
+    return []
+
+
+def unplugged() -> list[str]:
+    """What to put before a command so that it finds loopback and no other network.
+
+    Empty if this machine does not permit it.
+    """
+    return _namespace("--net", "ip link set lo up")
+
+
+def small_disk(folder: Path, options: str) -> list[str]:
+    """What to put before a command so that it finds a small disk in the folder."""
+    mount = f"mount -t tmpfs -o {options} tmpfs '{folder}'"
+    return _namespace("--mount", mount)
 
 
 # -- records ----------------------------------------------------------------------

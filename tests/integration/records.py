@@ -111,7 +111,8 @@ SECOND = [
         DUPLICATE,
     ),
     _keyed(
-        "another merchant", line(account_id="ACCT_3", merchant="Starbucks 2"),
+        "another merchant",
+        line(account_id="ACCT_3", merchant="Starbucks 2"),
         "conflicting_event_id",
     ),
     _keyed(

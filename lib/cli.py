@@ -124,8 +124,11 @@ def _produce(arguments, settings: Settings, stop: threading.Event):
 
 def _stream(arguments, settings: Settings, stop: threading.Event):
     from lib.broker import bootstrap_servers
+    from lib.checkpoint import exclusive
     from lib.stream import pipeline
 
+    with exclusive(settings):
+        pass  # refused in a second, and not after a JVM has started for nothing
     with (
         bootstrap_servers(settings) as bootstrap,
         spark_for_command(settings) as spark,

@@ -13,6 +13,13 @@ import pytest
 from lib.broker import Broker
 from lib.config import Settings
 
+# A JVM of the tests lives for seconds: the optimising compiler would take a core for
+# code that soon ends. It changes no answer. Spark's and Kafka's logs get the note
+# that a JVM prints about it.
+os.environ.setdefault(
+    "JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
+)
+
 IN_CI = os.environ.get("CI") == "true"
 
 
@@ -30,7 +37,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base_settings(home: Path) -> Settings:
-    return Settings.from_env({"FRAUD_HOME": str(home), "FRAUD_SPARK_MASTER": "local[2]"})
+    return Settings.from_env(
+        {"FRAUD_HOME": str(home), "FRAUD_SPARK_MASTER": "local[2]"}
+    )
 
 
 @pytest.fixture(scope="session")

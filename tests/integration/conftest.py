@@ -74,8 +74,9 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Broker:
 
 
 @pytest.fixture
-def mortal_broker(mortal: Broker) -> Broker:
-    """The mortal broker, alive."""
+def mortal_broker(mortal: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    """The mortal broker, alive, on a Java with no options of the tests."""
+    monkeypatch.delenv("JAVA_TOOL_OPTIONS", raising=False)
     if not (mortal.pid and mortal.alive()):
         mortal.close()
         mortal.start()

@@ -189,14 +189,13 @@ def test_listens_on_loopback_only(base_settings: Settings, bootstrap: str):
 
 
 def test_needs_no_more_than_512_mb(
-    settings: Settings, bootstrap: str, home: Path, tmp_path: Path
+    settings: Settings, mortal_broker: Broker, tmp_path: Path
 ):
     file = tmp_path / "traffic"
     file.write_bytes((b"x" * 500 + b"\n") * 20_000)
-    assert replay(settings, bootstrap, file).acked == 20_000
+    assert replay(settings, mortal_broker.bootstrap, file).acked == 20_000
 
-    state = json.loads((home / "broker" / "broker.json").read_text())
-    assert psutil.Process(state["pid"]).memory_info().rss <= MAX_RSS
+    assert psutil.Process(mortal_broker.pid).memory_info().rss <= MAX_RSS
 
 
 def test_killed_broker_comes_back_with_every_acknowledged_record(

@@ -297,7 +297,7 @@ def test_a_full_disk_loses_nothing(
         sent(settings, bootstrap, line(event_id="e-3"), line(), b"garbage")
     ballast = fill(small_disk)
 
-    with pytest.raises(FraudError, match="(?i)no space") as caught:
+    with pytest.raises(FraudError, match=r"(?i)no space") as caught:
         drained(spark, settings, bootstrap)
     assert "\n" not in str(caught.value)
 

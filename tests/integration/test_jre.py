@@ -51,10 +51,11 @@ def test_the_pipeline_runs_on_the_java_of_the_pip_package(
     while demo.poll() is None:
         for process in processes_of(home):
             try:
-                words = process.cmdline()
+                words, program = process.cmdline(), Path(process.exe())
                 for main in ("kafka.Kafka", "org.apache.spark.deploy.SparkSubmit"):
-                    if main in words:
-                        used[main] = Path(process.exe())
+                    # Spark's start scripts have the same words and are no JVM yet.
+                    if main in words and program.name == "java":
+                        used[main] = program
             except psutil.Error:
                 continue
         time.sleep(0.2)

@@ -232,7 +232,7 @@ def months(draw: st.DrawFn) -> list[tuple[Event, int]]:
 
 
 @given(months(), st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 def test_forgetting_changes_no_answer(
     stream: list[tuple[Event, int]], evict: bool
 ) -> None:

@@ -131,7 +131,7 @@ def _stream(arguments, settings: Settings, stop: threading.Event):
         pass  # refused in a second, and not after a JVM has started for nothing
     with (
         bootstrap_servers(settings) as bootstrap,
-        spark_for_command(settings) as spark,
+        _spark(settings, short_lived=False) as spark,
         _Bar("records") as bar,
     ):
         begun = time.monotonic()
@@ -159,7 +159,7 @@ def _reconcile(_arguments, settings: Settings, _stop: threading.Event):
 
     with (
         bootstrap_servers(settings) as bootstrap,
-        spark_for_command(settings) as spark,
+        _spark(settings, short_lived=True) as spark,
     ):
         books = reconcile(spark, settings, bootstrap)
     for difference in books.differences:
@@ -174,7 +174,7 @@ def _demo(arguments, settings: Settings, stop: threading.Event):
     _say("starting the broker and Spark …")
     with (
         bootstrap_servers(settings) as bootstrap,
-        spark_for_command(settings) as spark,
+        _spark(settings, short_lived=True) as spark,
     ):
         result = demo(
             spark,
@@ -228,12 +228,12 @@ def _signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def spark_for_command(settings: Settings):
+def _spark(settings: Settings, *, short_lived: bool):
     """A Spark session that ends with the block and leaves Ctrl-C to us."""
     from lib.spark import spark_session
 
     ours = signal.getsignal(signal.SIGINT)
-    spark = spark_session(settings)
+    spark = spark_session(settings, short_lived=short_lived)
     signal.signal(signal.SIGINT, ours)  # PySpark has put its own in its place
     try:
         yield spark

@@ -215,9 +215,13 @@ def batch_writer(
         transactions = spark.read.format("delta").load(
             settings.table("silver/transactions")
         )
-        classified = classify(parse_records(batch), transactions).persist()
+        # `classify` looks at the records three times: kept, or each look would read
+        # Kafka and parse again.
+        known = parse_records(batch).persist()
+        classified = classify(known, transactions).persist()
         try:
             counts = dict(classified.groupBy("status").count().collect())
+            known.unpersist()
             bronze = classified.withColumn("ingested_at", F.current_timestamp())
             bronze = bronze.select(*BRONZE.fieldNames())
             writer.append(bronze, "bronze/tx_events", batch_id)
@@ -226,6 +230,7 @@ def batch_writer(
             if counts.get("rejected") or counts.get("conflict"):
                 writer.append(refused(classified), "silver/quarantine", batch_id)
         finally:
+            known.unpersist()
             classified.unpersist()
         on_batch(batch_id, counts)
 

@@ -45,7 +45,7 @@ class Run:
 
     def spark(self, conf: Mapping[str, str] | None = None) -> SparkSession:
         """The run's Spark session, started at the first call."""
-        self._spark = spark_session(self.settings, conf)
+        self._spark = spark_session(self.settings, conf, short_lived=True)
         return self._spark
 
     def topic(self, suffix: str) -> Settings:

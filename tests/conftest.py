@@ -53,7 +53,7 @@ def bootstrap(base_settings: Settings):
 def spark(base_settings: Settings):
     from lib.spark import spark_session
 
-    session = spark_session(base_settings)
+    session = spark_session(base_settings, short_lived=True)
     yield session
     session.stop()
 

@@ -236,7 +236,7 @@ class Broker:
             return
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         command = self._java("kafka.tools.StorageTool", "format")
-        command += ["--config", str(config), "--cluster-id", cluster]
+        command += ["--config", str(config), f"--cluster-id={cluster}"]
         command += ["--ignore-formatted"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

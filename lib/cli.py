@@ -38,6 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         _say(f"error: {_os_error(error)}")
         return 1
+    except Exception as error:
+        # Spark's own, told by name: importing it takes longer than most commands.
+        if not type(error).__module__.startswith(("pyspark.", "py4j.")):
+            raise
+        from lib.spark import cause_of
+
+        _say(f"error: {cause_of(error)} (see {settings.log_dir / 'spark.log'})")
+        return 1
     if result is not None:
         _print(result)
     return code

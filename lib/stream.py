@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming import StreamingQuery
@@ -57,7 +58,7 @@ class Pipeline:
                     on_batch=self._count,
                 )
             )
-        except PySparkException as error:
+        except (PySparkException, Py4JError) as error:
             self.stop()
             raise FraudError(f"the stream does not start: {cause_of(error)}") from error
 

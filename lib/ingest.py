@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from delta import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -61,8 +60,10 @@ def create_tables(spark: SparkSession, settings: Settings) -> None:
     """Create the empty tables that are missing, so that readers never find none."""
     for name, schema in TABLES.items():
         if not table_exists(spark, settings.table(name)):
-            table = DeltaTable.createIfNotExists(spark).addColumns(schema)
-            table.location(settings.table(name)).execute()
+            # An append, and not Delta's CREATE TABLE: that one refuses a folder in
+            # which an earlier creation died half-way.
+            empty = spark.createDataFrame([], schema).coalesce(1)
+            empty.write.format("delta").mode("append").save(settings.table(name))
 
 
 def read_topic(

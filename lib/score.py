@@ -188,8 +188,8 @@ def _rows(events: pd.DataFrame, answers) -> pd.DataFrame:
 def create_table(spark: SparkSession, settings: Settings) -> None:
     """Create silver/scored if it is missing."""
     if not table_exists(spark, settings.table(TABLE)):
-        table = DeltaTable.createIfNotExists(spark).addColumns(SCORED)
-        table.location(settings.table(TABLE)).execute()
+        empty = spark.createDataFrame([], SCORED).coalesce(1)
+        empty.write.format("delta").mode("append").save(settings.table(TABLE))
 
 
 def _as_table(rows: DataFrame) -> DataFrame:

@@ -56,11 +56,6 @@ def a_bronze_row_doubled(spark, settings, position):
     append(settings, BRONZE, row_of(spark, settings, BRONZE, position["plain"]))
 
 
-def a_bronze_row_from_nowhere(spark, settings, position):
-    row = row_of(spark, settings, BRONZE, position["plain"])
-    append(settings, BRONZE, row.withColumn("offset", F.lit(10**9).cast("long")))
-
-
 def a_transaction_deleted(spark, settings, position):
     delete(spark, settings, TRANSACTIONS, position["plain"])
 
@@ -69,15 +64,6 @@ def a_transaction_doubled(spark, settings, position):
     append(
         settings, TRANSACTIONS, row_of(spark, settings, TRANSACTIONS, position["plain"])
     )
-
-
-def a_transaction_in_quarantine_too(spark, settings, position):
-    row = row_of(spark, settings, QUARANTINE, position["zero"])
-    partition, offset = position["plain"]
-    moved = row.withColumns(
-        {"partition": F.lit(partition), "offset": F.lit(offset).cast("long")}
-    )
-    append(settings, QUARANTINE, moved)
 
 
 def a_foreign_row_in_quarantine(spark, settings, position):
@@ -95,10 +81,8 @@ def a_conflict_taken_out_of_quarantine(spark, settings, position):
     [
         (a_bronze_row_deleted, {"not_in_bronze": 1, "placed_without_bronze": 1}),
         (a_bronze_row_doubled, {"bronze_doubled": 1}),
-        (a_bronze_row_from_nowhere, {"not_in_kafka": 1}),
         (a_transaction_deleted, {"unaccounted": 1}),
         (a_transaction_doubled, {"placed_doubled": 1, "transactions_doubled": 1}),
-        (a_transaction_in_quarantine_too, {"placed_doubled": 1}),
         (a_foreign_row_in_quarantine, {"placed_without_bronze": 1}),
         (a_conflict_taken_out_of_quarantine, {"unaccounted": 1}),
     ],

@@ -222,14 +222,15 @@ def batch_writer(
         classified = classify(known, transactions).persist()
         try:
             counts = dict(classified.groupBy("status").count().collect())
-            known.unpersist()
             bronze = classified.withColumn("ingested_at", F.current_timestamp())
             bronze = bronze.select(*BRONZE.fieldNames())
             writer.append(bronze, "bronze/tx_events", batch_id)
-            if counts.get("new"):
-                writer.append(accepted(classified), "silver/transactions", batch_id)
             if counts.get("rejected") or counts.get("conflict"):
                 writer.append(refused(classified), "silver/quarantine", batch_id)
+            # Last: `classified` reads this table, and Spark drops what it has kept of a
+            # plan once a table that the plan reads has changed.
+            if counts.get("new"):
+                writer.append(accepted(classified), "silver/transactions", batch_id)
         finally:
             known.unpersist()
             classified.unpersist()

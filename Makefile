@@ -7,11 +7,12 @@ UV := 0.13.9
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint bench figures lock clean
+.PHONY: help setup demo lab test lint bench figures lock docker-up docker-down docker-pin \
+	clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' \
-		| awk -F'\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+		| awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: $(STAMP)  ## virtual environment, packages and jars (once, then a no-op)
 
@@ -51,6 +52,19 @@ lock: setup  ## resolve requirements.txt and jars.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header requirements.in -o requirements.txt
 	@$(BIN)/python -m lib.jars lock
+
+COMPOSE := docker compose --file docker/compose.yaml
+PROFILE ?= default
+
+docker-up:  ## the pipeline in containers (PROFILE=default or cluster)
+	@docker/secrets.sh
+	@COMPOSE_PROFILES=$(PROFILE) $(COMPOSE) up --build --detach --wait
+
+docker-down:  ## stop the containers; the volumes stay
+	@COMPOSE_PROFILES='*' $(COMPOSE) down
+
+docker-pin:  ## write the digest of each image behind its version in docker/.env
+	@docker/pin.sh
 
 clean:  ## remove everything that was made here
 	@rm -rf .venv .jars .data .pytest_cache .ruff_cache .hypothesis *.egg-info

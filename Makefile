@@ -7,7 +7,7 @@ UV := 0.13.9
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint bench figures lock docker-up docker-down docker-pin \
+.PHONY: help setup demo lab test lint bench figures lock sbom docker-up docker-down docker-pin \
 	clean
 
 help:  ## list the targets
@@ -52,6 +52,10 @@ lock: setup  ## resolve requirements.txt and jars.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header requirements.in -o requirements.txt
 	@$(BIN)/python -m lib.jars lock
+	@$(BIN)/python -m lib.sbom
+
+sbom: setup  ## the bill of materials, docs/sbom.json, from both locks
+	@$(BIN)/python -m lib.sbom
 
 COMPOSE := docker compose --file docker/compose.yaml
 PROFILE ?= default

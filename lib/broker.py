@@ -26,6 +26,7 @@ from lib.config import Settings
 from lib.errors import FraudError
 from lib.jars import class_path
 from lib.java import find_java
+from lib.security import ADMIN, Locks, grant
 
 HEAP_MB = 256
 READY_SECONDS = 60
@@ -73,13 +74,17 @@ class Broker:
     Attributes:
         bootstrap: ``127.0.0.1:PORT`` once started.
         pid: process id of Kafka's JVM, for those who want to kill it.
+        locks: the keys of a secured broker, else None.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, secured: bool = False) -> None:
+        """``secured`` makes it one with TLS, passwords and ACLs (lib.security), with
+        a log of its own beside that of the open one."""
         self.settings = settings
         self.bootstrap = ""
         self.pid = 0
-        self._dir = settings.home / "broker"
+        self._dir = settings.home / ("broker-secured" if secured else "broker")
+        self.locks: Locks | None = Locks(self._dir / "keys") if secured else None
         self._guard: subprocess.Popen | None = None
         self._users = None
 
@@ -231,6 +236,10 @@ class Broker:
             data=str(data).replace("\\", "\\\\"),
             largest=clients.MAX_RECORD_BYTES,
         )
+        if self.locks:
+            self._dir.chmod(0o700)  # server.properties holds the admin's password
+            self.locks.make()
+            text += self.locks.server_properties()
         config = self._write("server.properties", text)
         if (data / "meta.properties").exists():
             return
@@ -238,6 +247,7 @@ class Broker:
         command = self._java("kafka.tools.StorageTool", "format")
         command += ["--config", str(config), f"--cluster-id={cluster}"]
         command += ["--ignore-formatted"]
+        command += self.locks.format_arguments() if self.locks else []
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:]
@@ -274,24 +284,38 @@ class Broker:
         """Wait until the broker answers as a cluster of one; False if it ended."""
         deadline = time.monotonic() + READY_SECONDS
         while self._guard.poll() is None and time.monotonic() < deadline:
-            if _accepts(bootstrap):
-                client = clients.admin(self.settings_plain, bootstrap)
-                try:
-                    brokers = client.describe_cluster()["brokers"]
-                except KafkaError:
-                    brokers = []
-                finally:
-                    client.close()
-                if brokers:
-                    self.bootstrap, self.pid = (
-                        bootstrap,
-                        int(self._pid_file.read_text()),
-                    )
-                    state = {"bootstrap": bootstrap, "pid": self.pid}
-                    self._write("broker.json", json.dumps(state))
-                    return True
+            if _accepts(bootstrap) and self._answers(bootstrap):
+                self.bootstrap, self.pid = (
+                    bootstrap,
+                    int(self._pid_file.read_text()),
+                )
+                state = {"bootstrap": bootstrap, "pid": self.pid}
+                self._write("broker.json", json.dumps(state))
+                return True
             time.sleep(POLL_SECONDS)
         return False
+
+    def _answers(self, bootstrap: str) -> bool:
+        """Whether it is a cluster of one, with its doors locked if they shall be."""
+        client = clients.admin(self.settings_own, bootstrap)
+        try:
+            there = bool(client.describe_cluster()["brokers"])
+        except KafkaError:
+            there = False
+        finally:
+            client.close()
+        if there and self.locks:
+            self._open_the_topic(bootstrap)
+        return there
+
+    def _open_the_topic(self, bootstrap: str) -> None:
+        """Create the topic, which no client may, and let each do its part."""
+        clients.ensure_topic(self.settings_own, bootstrap)
+        client = clients.admin(self.settings_own, bootstrap)
+        try:
+            grant(client, self.settings.topic)
+        finally:
+            client.close()
 
     def _java(self, main: str, *arguments: str) -> list[str]:
         return [
@@ -308,9 +332,11 @@ class Broker:
         ]
 
     @property
-    def settings_plain(self) -> Settings:
-        """The settings without client properties: loopback wants no password."""
-        return replace(self.settings, kafka_properties=None)
+    def settings_own(self) -> Settings:
+        """The settings with the broker's own client properties: none, since loopback
+        wants no password, or the admin's if it is secured."""
+        own = self.locks.client_file(ADMIN) if self.locks else None
+        return replace(self.settings, kafka_properties=own)
 
     @property
     def _log(self) -> Path:

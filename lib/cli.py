@@ -77,7 +77,7 @@ def _generate(arguments, _settings: Settings, _stop: threading.Event):
     return 0, {"events": made.events, "labelled": made.labelled}
 
 
-def _broker(_arguments, settings: Settings, stop: threading.Event):
+def _broker(arguments, settings: Settings, stop: threading.Event):
     from lib.broker import Broker
 
     if settings.kafka:
@@ -85,7 +85,7 @@ def _broker(_arguments, settings: Settings, stop: threading.Event):
             f"FRAUD_KAFKA is set to {settings.kafka}: unset it to run the embedded "
             "broker"
         )
-    broker = Broker(settings).start()
+    broker = Broker(settings, secured=arguments.secured).start()
     try:
         if not broker.owned:
             raise FraudError(
@@ -93,7 +93,8 @@ def _broker(_arguments, settings: Settings, stop: threading.Event):
                 "use it, or set FRAUD_HOME to another folder"
             )
         # Printed when ready, not at the end: others wait for this line.
-        _print({"bootstrap": broker.bootstrap})
+        keys = {"keys": str(broker.locks.folder)} if broker.locks else {}
+        _print({"bootstrap": broker.bootstrap, **keys})
         _say("ready; Ctrl-C stops it")
         while broker.alive():
             if stop.wait(0.2):
@@ -348,7 +349,13 @@ def _parser() -> argparse.ArgumentParser:
             f"--{share}", type=_share, default=0.0, metavar="SHARE", help=text
         )
 
-    command("broker", _broker, "run the embedded Kafka broker until Ctrl-C")
+    broker = command("broker", _broker, "run the embedded Kafka broker until Ctrl-C")
+    broker.add_argument(
+        "--secured",
+        action="store_true",
+        help="with TLS, a password per principal, and ACLs; its keys are for "
+        "FRAUD_KAFKA_PROPERTIES",
+    )
 
     produce = command("produce", _produce, "send each line of a file to the topic")
     produce.add_argument("file", metavar="FILE")

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    SaslAuthenticationFailedError,
+    TopicAlreadyExistsError,
+)
 
 from lib.config import Settings
 from lib.errors import FraudError
@@ -100,19 +107,27 @@ def admin(settings: Settings, bootstrap: str) -> KafkaAdminClient:
     """An admin client of a broker that answers.
 
     Raises:
-        FraudError: no broker answers within REACH_SECONDS.
+        FraudError: no broker answers within REACH_SECONDS, or it refuses the client.
     """
     quiet_client_log(settings)
-    try:
-        return KafkaAdminClient(
-            **python_options(settings, bootstrap),
-            bootstrap_timeout_ms=REACH_SECONDS * 1000,
-        )
-    except (KafkaError, ValueError, OSError) as error:
-        raise FraudError(
-            f"no Kafka broker answers at {bootstrap} ({error}): check FRAUD_KAFKA, or "
-            "unset it to use the embedded broker"
-        ) from error
+    with _last_trouble() as trouble:
+        try:
+            return KafkaAdminClient(
+                **python_options(settings, bootstrap),
+                bootstrap_timeout_ms=REACH_SECONDS * 1000,
+            )
+        except (KafkaError, ValueError, OSError) as error:
+            reason = trouble.error or error
+            if _is_distrust(reason):
+                raise FraudError(
+                    f"the Kafka broker at {bootstrap} and this client do not trust "
+                    f"each other ({reason}): correct FRAUD_KAFKA_PROPERTIES"
+                ) from error
+            also = " and FRAUD_KAFKA_PROPERTIES" if settings.kafka_properties else ""
+            raise FraudError(
+                f"no Kafka broker answers at {bootstrap} ({reason}): check "
+                f"FRAUD_KAFKA{also}, or unset it to use the embedded broker"
+            ) from error
 
 
 def ensure_topic(settings: Settings, bootstrap: str) -> int:
@@ -171,9 +186,40 @@ def quiet_client_log(settings: Settings) -> None:
     """Send kafka-python's log to a file: a client that waits for a broker warns at
     every try, and Python would print that to the terminal."""
     logger = logging.getLogger("kafka")
-    if not logger.handlers:
+    if not any(isinstance(h, logging.FileHandler) for h in logger.handlers):
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(settings.log_dir / "kafka-client.log", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
+
+
+class _Trouble(logging.Handler):
+    """Remembers the last exception that the client logged, and a refusal for good:
+    the next try may end in a mere timeout."""
+
+    error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            idle = isinstance(argument, KafkaTimeoutError) or _is_distrust(self.error)
+            if isinstance(argument, BaseException) and not idle:
+                self.error = argument
+
+
+def _is_distrust(error: BaseException | None) -> bool:
+    """Whether one side refused the other's password or certificate."""
+    refused = isinstance(error, SaslAuthenticationFailedError)
+    return refused or "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+@contextmanager
+def _last_trouble() -> Iterator[_Trouble]:
+    """What kafka-python says about a broker that it can't use: its exception tells
+    only that the time is up, its log tells why."""
+    logger, trouble = logging.getLogger("kafka"), _Trouble(logging.WARNING)
+    logger.addHandler(trouble)
+    try:
+        yield trouble
+    finally:
+        logger.removeHandler(trouble)

@@ -162,6 +162,8 @@ def cause_of(error: BaseException) -> str:
     text = str(getattr(error, "desc", None) or error)
     causes = re.findall(r"^Caused by: ([^\n]+)", text, re.MULTILINE)
     python = re.findall(r"^([\w.]*(?:Error|Exception): [^\n]+)", text, re.MULTILINE)
+    # Py4J's own says only that Java failed.
+    python = [line for line in python if not line.startswith("py4j.")]
     line = (python or causes or text.strip().splitlines() or [repr(error)])[-1]
     if not python and not causes:
         line = text.strip().splitlines()[0] if text.strip() else repr(error)

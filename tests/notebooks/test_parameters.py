@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import papermill
@@ -41,5 +42,8 @@ def test_notebook_holds_for_another_seed(
         cwd=tmp_path,
         progress_bar=False,
     )
+    cells = json.loads((tmp_path / f"{name}.ipynb").read_text())["cells"]
+    shown = json.dumps([cell.get("outputs") for cell in cells])
+    assert not re.search(r"ACCT_\d", shown), "an account in full is shown"
     (results,) = (tmp_path / "home" / "runs").glob(f"{name}-*/results.json")
     assert json.loads(results.read_text()), f"{name} recorded no results"

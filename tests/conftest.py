@@ -13,12 +13,21 @@ import pytest
 from lib.broker import Broker
 from lib.config import Settings
 
-# A JVM of the tests lives for seconds: the optimising compiler would take a core for
-# code that soon ends. It changes no answer. Spark's and Kafka's logs get the note
-# that a JVM prints about it.
+# A JVM of the tests lives for seconds: the optimising compiler and the parallel
+# collector would take a core for what soon ends. It changes no answer. Spark's and
+# Kafka's logs get the note that a JVM prints about it.
 os.environ.setdefault(
-    "JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
+    "JAVA_TOOL_OPTIONS",
+    "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC",
 )
+
+FEW_ROWS = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.shuffle.partitions": "2",
+}
+"""For tables of a few dozen rows: interpreting a plan takes half the time that
+compiling it takes. The tests of the commands run Spark as readers do."""
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -53,7 +62,7 @@ def bootstrap(base_settings: Settings):
 def spark(base_settings: Settings):
     from lib.spark import spark_session
 
-    session = spark_session(base_settings, short_lived=True)
+    session = spark_session(base_settings, FEW_ROWS, short_lived=True)
     yield session
     session.stop()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +14,18 @@ from lib.broker import Broker
 from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.stream import drain
-from tests.integration.helpers import Ran, copied, environment, run, send, unplugged
+from tests.integration.helpers import (
+    Ran,
+    copied,
+    environment,
+    finished,
+    jvms_of,
+    launch,
+    nothing_left_of,
+    path_without_java,
+    send,
+    unplugged,
+)
 from tests.integration.records import ARRIVED_MS, FIRST, SECOND, Case, line
 
 
@@ -85,18 +98,23 @@ def mortal_broker(mortal: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
 
 @dataclass(frozen=True)
 class Chain:
-    """The commands of the README, one after the other, on two small files.
+    """The README's commands one after the other, on two small files.
+
+    They run without a network and without a Java of the machine's own, so that they
+    show at once what they do, and that they need neither.
 
     Attributes:
         home: their FRAUD_HOME.
         cut_off: what cut them off the network, put in front of each; empty where
             that is not permitted.
         ran: what each did.
+        java: the programs that ran as a JVM, by main class.
     """
 
     home: Path
     cut_off: list[str]
     ran: dict[str, Ran]
+    java: dict[str, set[Path]]
 
 
 GARBAGE = b"\nno json\n[1]\n{}\n\xff\xfe\n"
@@ -110,13 +128,21 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     one, garbage = folder / "one.jsonl", folder / "garbage.jsonl"
     one.write_bytes(line())
     garbage.write_bytes(GARBAGE)
-    cut_off = unplugged()
+    cut_off, tools = unplugged(), path_without_java(folder)
+    env = environment(home, JAVA_HOME=None, PATH=str(tools))
     commands = {
         "one": ["produce", one],
         "garbage": ["produce", garbage],
         "drain": ["stream", "--drain"],
         "reconcile": ["reconcile"],
     }
-    env = environment(home)
-    ran = {name: run(*c, env=env, prefix=cut_off) for name, c in commands.items()}
-    return Chain(home, cut_off, ran)
+    ran, java = {}, defaultdict(set)
+    for name, command in commands.items():
+        process = launch(*command, env=env, prefix=cut_off)
+        while process.poll() is None:
+            for main, program in jvms_of(home).items():
+                java[main].add(program)
+            time.sleep(0.2)
+        ran[name] = finished(process)
+        nothing_left_of(home)
+    return Chain(home, cut_off, ran, dict(java))

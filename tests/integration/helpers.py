@@ -66,6 +66,21 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return found
 
 
+def jvms_of(home: Path) -> dict[str, Path]:
+    """The programs that run as Kafka and as Spark for the home, by main class."""
+    mains = ("kafka.Kafka", "org.apache.spark.deploy.SparkSubmit")
+    found = {}
+    for process in processes_of(home):
+        try:
+            words, program = process.cmdline(), Path(process.exe())
+        except psutil.Error:
+            continue
+        # Spark's start scripts have the same words and are no JVM yet.
+        if program.name == "java":
+            found |= {main: program for main in mains if main in words}
+    return found
+
+
 def living(pids: Iterable[int]) -> list[int]:
     """Those of the processes that still run."""
     return [
@@ -116,6 +131,18 @@ def environment(home: Path, **changes: str | None) -> dict[str, str]:
         if value is not None:
             env[name] = value
     return env
+
+
+def path_without_java(folder: Path) -> Path:
+    """A folder with every program on the PATH, save Java's."""
+    tools = folder / "tools"
+    tools.mkdir()
+    for place in os.environ["PATH"].split(os.pathsep):
+        for program in Path(place).glob("*"):
+            link = tools / program.name
+            if not program.name.startswith("java") and not os.path.lexists(link):
+                link.symlink_to(program)
+    return tools
 
 
 def launch(

@@ -198,25 +198,6 @@ def test_needs_no_more_than_512_mb(
     assert psutil.Process(mortal_broker.pid).memory_info().rss <= MAX_RSS
 
 
-def test_killed_broker_comes_back_with_every_acknowledged_record(
-    mortal_broker: Broker, settings: Settings
-):
-    before = mortal_broker.bootstrap, mortal_broker.pid
-    ensure_topic(settings, mortal_broker.bootstrap)
-    sent = [(str(i % 7).encode(), str(i).encode()) for i in range(500)]
-    send(settings, mortal_broker.bootstrap, sent)
-
-    mortal_broker.kill()
-    assert not living([before[1]])
-    mortal_broker.start()
-
-    assert mortal_broker.bootstrap == before[0]
-    assert mortal_broker.pid != before[1]
-    parts = consume(settings, mortal_broker.bootstrap).values()
-    held = [(r.key, r.value) for records in parts for r in records]
-    assert sorted(held) == sorted(sent)
-
-
 def test_an_id_that_looks_like_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -231,15 +212,22 @@ def test_an_id_that_looks_like_an_option(
     assert (tmp_path / "broker" / "data" / "meta.properties").exists()
 
 
-def test_taken_port_makes_it_choose_another(mortal_broker: Broker, settings: Settings):
-    old = mortal_broker.bootstrap
+def test_a_taken_port_makes_it_choose_another(
+    mortal_broker: Broker, settings: Settings
+):
+    """After a crash, too; and every acknowledged record is there. (That it comes back
+    on the same port if that is free: see the bounce in test_producer.)"""
+    old, pid = mortal_broker.bootstrap, mortal_broker.pid
     ensure_topic(settings, old)
-    send(settings, old, [(b"key", b"kept")])
-    mortal_broker.close()
-    eventually(lambda: not living([mortal_broker.pid]), "the broker ended")
+    sent = [(str(i % 7).encode(), str(i).encode()) for i in range(500)]
+    send(settings, old, sent)
+    mortal_broker.kill()
+    assert not living([pid])
 
     with socket.create_server(("127.0.0.1", int(old.rpartition(":")[2]))):
         mortal_broker.start()
         assert mortal_broker.bootstrap != old
         parts = consume(settings, mortal_broker.bootstrap).values()
-        assert [r.value for records in parts for r in records] == [b"kept"]
+        held = [(r.key, r.value) for records in parts for r in records]
+
+    assert sorted(held) == sorted(sent)

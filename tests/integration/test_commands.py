@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -154,6 +155,23 @@ def test_a_second_stream_is_refused_and_the_first_goes_on(chain: Chain, tmp_path
     assert ended.code == 0, ended.err
     assert ended.result["records"] == 4
     nothing_left_of(chain.home)
+
+
+def test_demo_shows_cards_on_their_way_and_balanced_books(tmp_path: Path):
+    ran = run(
+        *["demo", "--events", 60, "--rate", 60, "--exit"], env=environment(tmp_path)
+    )
+
+    assert ran.code == 0, ran.err
+    result = ran.result
+    counts = [result[n] for n in ("sent", "acked", "kafka", "bronze", "transactions")]
+    assert counts == [60] * 5
+    assert result["balanced"] is True
+    assert "<html" in Path(result["page"]).read_text()[:1000]
+    assert "the books balance" in ran.err
+    # The feed masks the accounts.
+    assert "ACCT_••" in ran.err
+    assert not re.search(r"ACCT_\d", ran.err)
 
 
 # -- trouble ----------------------------------------------------------------------

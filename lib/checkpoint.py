@@ -48,20 +48,31 @@ class Checkpoint:
         batches would be ignored, silently. The id therefore lives *in* the
         checkpoint and is made anew unless batches were planned here.
         """
-        file = self._path(f"{self.uri}/{_APPLICATION}")
-        if self._fs.exists(file) and self.has_offsets():
-            with_stream = self._fs.open(file)
-            try:
-                return bytes(self._io.toByteArray(with_stream)).decode()
-            finally:
-                with_stream.close()
+        known = self.recall(_APPLICATION)
+        if known is not None and self.has_offsets():
+            return known
         application = f"{query}-{uuid.uuid4().hex}"
-        out = self._fs.create(file, True)
+        self.remember(_APPLICATION, application)
+        return application
+
+    def remember(self, name: str, text: str) -> None:
+        """Keep a text in the checkpoint under a name, in place of an earlier one."""
+        out = self._fs.create(self._path(f"{self.uri}/{name}"), True)
         try:
-            out.write(application.encode())
+            out.write(text.encode())
         finally:
             out.close()
-        return application
+
+    def recall(self, name: str) -> str | None:
+        """The text kept under the name; None if there is none."""
+        file = self._path(f"{self.uri}/{name}")
+        if not self._fs.exists(file):
+            return None
+        stream = self._fs.open(file)
+        try:
+            return bytes(self._io.toByteArray(stream)).decode()
+        finally:
+            stream.close()
 
 
 @contextmanager

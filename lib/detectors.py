@@ -28,6 +28,12 @@ DAY = 86_400 * SECOND
 class Thresholds:
     """Every number in the rules; times in microseconds.
 
+    `previous_us` is how far back the event just before an event is still named, and
+    `retention_us` how long an account's events are remembered behind its newest, and
+    a silent account behind the watermark. Together they leave `arrival_us`, how far
+    behind the watermark an account may first be seen: within it, nothing that was
+    forgotten could have changed an answer.
+
     Raises:
         ValueError: if state kept for `retention_us` could not answer the rules.
     """
@@ -39,17 +45,23 @@ class Thresholds:
     amount_window_us: int = 30 * DAY
     amount_min_n: int = 10
     amount_z: float = 3.5
-    retention_us: int = 35 * DAY
+    previous_us: int = 45 * DAY
+    retention_us: int = 91 * DAY
 
     def __post_init__(self) -> None:
         """Refuse a memory shorter than the rules need."""
-        if self.retention_us <= self.lookback_us + self.lateness_us:
+        if self.arrival_us <= 0:
             raise ValueError("retention_us must exceed the look-back plus lateness")
 
     @property
     def lookback_us(self) -> int:
         """How far before an event any rule looks: what is older is not there."""
-        return max(self.amount_window_us, self.geo_gap_us, self.velocity_window_us)
+        return max(self.amount_window_us, self.previous_us, self.velocity_window_us)
+
+    @property
+    def arrival_us(self) -> int:
+        """How far behind the watermark an unknown account's event is still scored."""
+        return self.retention_us - self.lookback_us - self.lateness_us
 
 
 THRESHOLDS = Thresholds()
@@ -93,7 +105,7 @@ def velocity(
 def geo(history: Sequence[Event], place: int, rules: Thresholds = THRESHOLDS) -> dict:
     """The event just before it: another country, less than an hour ago?"""
     event = history[place]
-    if place == 0 or history[place - 1].ts_us < event.ts_us - rules.lookback_us:
+    if place == 0 or history[place - 1].ts_us < event.ts_us - rules.previous_us:
         return {"is_geo": False, "prev_country": None, "gap_seconds": None}
     previous = history[place - 1]
     gap = event.ts_us - previous.ts_us

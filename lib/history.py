@@ -145,8 +145,7 @@ class Bucket:
         # An account without history is a new one or was evicted. From the floor on
         # this makes no difference: what was evicted is out of sight, even for the
         # stragglers that follow. Behind the floor, who knows?
-        reach = rules.retention_us - rules.lookback_us - rules.lateness_us
-        unknown_floor = max(NEVER, state.watermark - reach)
+        unknown_floor = max(NEVER, state.watermark - rules.arrival_us)
         evicted_until = max(NEVER, state.watermark - rules.retention_us)
         seen = _recall(state, columns.identity)
         unsure: dict[tuple[str, int], tuple] = {}

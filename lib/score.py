@@ -9,6 +9,7 @@ else, so neither the buckets nor the batches show in the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,9 @@ from pyspark.sql import types as T
 from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
 from lib.checkpoint import Checkpoint
+from lib.clients import begin_offsets
 from lib.config import Settings
+from lib.errors import FraudError
 from lib.history import NEW, Arrivals, Bucket
 from lib.ingest import IDENTITY, parse_records, read_topic
 from lib.spark import table_exists
@@ -31,10 +34,15 @@ TABLE = "silver/scored"
 BUCKETS = 32
 """State rows. A checkpoint keeps the number it was made with."""
 
-FRESH, UNSURE, CORRECTION = 0, 1, 2
-"""What a row of the operator is: an event's first answer; the same for an event that
-the state is too young to know, to be stored only if the table lacks it; the new answer
-of an event that is in the table."""
+WATERMARK = "5 minutes"
+"""How far Spark's watermark stays behind the newest event. It bounds the state and
+decides nothing else: what is late is judged per account."""
+
+FRESH, UNSURE, CORRECTION, AGAIN = 0, 1, 2, 3
+"""What a row is: an event's first answer; the same for an event that the state is too
+young to know, to be stored only if the table lacks it; the new answer of an event that
+is in the table; a first answer of a new checkpoint, which the table may hold from the
+life of an earlier one."""
 
 _EVENT = [
     T.StructField("event_id", T.StringType()),
@@ -98,7 +106,7 @@ _STATE = T.StructType([T.StructField("bucket", T.BinaryType())])
 
 
 def scored_stream(
-    raw: DataFrame, *, buckets: int = BUCKETS, watermark: str = "35 days"
+    raw: DataFrame, *, buckets: int = BUCKETS, watermark: str = WATERMARK
 ) -> DataFrame:
     """Raw records (bronze's columns) → the operator's rows (``kind`` and answers).
 
@@ -106,7 +114,7 @@ def scored_stream(
         raw: a stream of Kafka records, see ``lib.ingest.read_topic``.
         buckets: number of state rows.
         watermark: how far Spark's watermark stays behind the newest event; an
-            account's history is dropped once the watermark has passed it.
+            account's history is dropped `Thresholds.retention_us` behind it.
     """
     valid = parse_records(raw).where("reason IS NULL")
     # The watermark exists for the state's sake alone: without an event-time timeout
@@ -212,20 +220,36 @@ def _as_table(rows: DataFrame) -> DataFrame:
 
 
 def batch_writer(
-    settings: Settings, app: str, on_batch: Callable[[int, dict[int, int]], None]
+    settings: Settings,
+    app: str,
+    on_batch: Callable[[int, dict[int, int]], None],
+    known_until: datetime | None = None,
 ) -> Callable[[DataFrame, int], None]:
     """The foreachBatch function of the query.
 
     A batch of first answers is an append; one with corrections is a MERGE, so that
     first answers and corrections become visible in one commit. Either carries the
     batch id, and a replayed batch is skipped by Delta.
+
+    Args:
+        settings: where the table lies.
+        app: the checkpoint's application id, one per life of the checkpoint.
+        on_batch: called after each batch with its id and its rows by kind.
+        known_until: records of Kafka up to this time may be in the table although
+            this checkpoint has not seen them.
     """
 
     def write(batch: DataFrame, batch_id: int) -> None:
-        rows = _as_table(batch).persist()
+        rows = _as_table(batch)
+        if known_until is not None:
+            known = F.col("kafka_timestamp") <= F.lit(known_until)
+            again = (F.col("kind") == FRESH) & known
+            kind = F.when(again, AGAIN).otherwise(F.col("kind"))
+            rows = rows.withColumn("kind", kind)
+        rows = rows.persist()
         try:
             kinds = dict(rows.groupBy("kind").count().collect())
-            if kinds.get(UNSURE) or kinds.get(CORRECTION):
+            if set(kinds) - {FRESH}:
                 _merge(rows, settings, app, batch_id)
             elif kinds:
                 (
@@ -253,11 +277,15 @@ def _merge(rows: DataFrame, settings: Settings, app: str, batch_id: int) -> None
         F.col("new.kind") != FRESH
     )
     revised = {c: F.col(f"new.{c}") for c in (*ANSWER_COLUMNS, "scored_at")}
+    differs = F.lit(False)
+    for column in ANSWER_COLUMNS:
+        differs |= ~F.col(f"new.{column}").eqNullSafe(F.col(f"old.{column}"))
+    supersedes = F.col("new.kind").isin(CORRECTION, AGAIN) & differs
     target = DeltaTable.forPath(spark, settings.table(TABLE))
     merge = (
         target.alias("old")
         .merge(rows.alias("new"), F.expr(same) & known)
-        .whenMatchedUpdate(condition=F.col("new.kind") == CORRECTION, set=revised)
+        .whenMatchedUpdate(condition=supersedes, set=revised)
         .whenNotMatchedInsert(
             condition=F.col("new.kind") != CORRECTION,
             values={c: F.col(f"new.{c}") for c in SCORED.fieldNames()},
@@ -281,17 +309,53 @@ def start(
     max_offsets: int | None = None,
     on_batch: Callable[[int, dict[int, int]], None] = lambda _id, _kinds: None,
 ):
-    """Start the query; arguments as ``lib.ingest.start``."""
+    """Start the query; arguments as ``lib.ingest.start``.
+
+    Raises:
+        FraudError: the checkpoint is gone, and Kafka no longer holds what it knew.
+    """
     create_table(spark, settings)
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
+    if not checkpoint.has_offsets():
+        _begin_anew(spark, settings, bootstrap, checkpoint)
     app = checkpoint.application_id(QUERY)
     raw = read_topic(spark, settings, bootstrap, max_offsets=max_offsets)
     return (
         scored_stream(raw)
         .writeStream.queryName(QUERY)
-        .foreachBatch(batch_writer(settings, app, on_batch))
+        .foreachBatch(batch_writer(settings, app, on_batch, _known_until(checkpoint)))
         .outputMode("append")
         .option("checkpointLocation", checkpoint.uri)
         .trigger(**trigger)
         .start()
     )
+
+
+_KNOWN_UNTIL = "known_until"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _begin_anew(
+    spark: SparkSession, settings: Settings, bootstrap: str, checkpoint: Checkpoint
+) -> None:
+    """A new checkpoint has no histories: they are told again from Kafka's beginning.
+
+    What the table holds from an earlier checkpoint is met again on the way. Until
+    when is kept in the checkpoint, so that a restart on the way still knows.
+    """
+    table = spark.read.format("delta").load(settings.table(TABLE))
+    newest = table.agg(F.unix_micros(F.max("kafka_timestamp"))).first()[0]
+    begins = begin_offsets(settings, bootstrap)
+    lost = {part: first for part, first in begins.items() if first > 0}
+    if newest is not None and lost:
+        raise FraudError(
+            f"the checkpoint of {QUERY!r} is gone, and Kafka no longer holds the first "
+            f"records of {settings.topic} (first offset by partition: {lost}): put "
+            f"back {checkpoint.uri} from a backup"
+        )
+    checkpoint.remember(_KNOWN_UNTIL, str(newest or 0))
+
+
+def _known_until(checkpoint: Checkpoint) -> datetime | None:
+    micros = int(checkpoint.recall(_KNOWN_UNTIL) or 0)
+    return _EPOCH + timedelta(microseconds=micros) if micros else None

@@ -90,6 +90,7 @@ def _properties(settings: Settings) -> dict[str, str]:
         "spark.sql.shuffle.partitions": str(SHUFFLE_PARTITIONS),
         # Micro-batches are small: re-planning them costs more than it wins.
         "spark.sql.adaptive.enabled": "false",
+        "spark.scheduler.mode": "FAIR",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from py4j.protocol import Py4JError
@@ -13,7 +13,7 @@ from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from lib import ingest
+from lib import ingest, score
 from lib.checkpoint import exclusive
 from lib.clients import ensure_topic
 from lib.config import Settings
@@ -21,6 +21,8 @@ from lib.errors import FraudError
 from lib.spark import cause_of
 
 POLL_SECONDS = 0.2
+STARTS = {ingest.QUERY: ingest.start, score.QUERY: score.start}
+QUERIES = tuple(STARTS)
 DRAIN_OFFSETS = 250_000
 """Records per micro-batch when draining: large enough that a batch's fixed cost
 doesn't count, small enough for 2 GB of memory."""
@@ -31,7 +33,8 @@ class Pipeline:
 
     Attributes:
         queries: the running ``StreamingQuery`` objects, ingest first.
-        records: records that reached the lake since the start.
+        records: records that one query has brought to the lake since the start: what
+            ingest did, or else score.
     """
 
     def __init__(
@@ -42,27 +45,36 @@ class Pipeline:
         *,
         trigger: dict[str, object],
         max_offsets: int | None,
+        names: Sequence[str] = QUERIES,
         on_records: Callable[[int], None] | None = None,
     ) -> None:
         self.records = 0
         self._on_records = on_records
         self.queries: list[StreamingQuery] = []
         try:
-            self.queries.append(
-                ingest.start(
+            for name in names:
+                # Each query's jobs in a pool of its own: a long one of one query does
+                # not hold up the other.
+                spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
+                query = STARTS[name](
                     spark,
                     settings,
                     bootstrap,
                     trigger=trigger,
                     max_offsets=max_offsets,
-                    on_batch=self._count,
+                    on_batch=self._count if name == names[0] else _no_count,
                 )
-            )
+                self.queries.append(query)
+        except FraudError:
+            self.stop()
+            raise
         except (PySparkException, Py4JError) as error:
             self.stop()
             raise FraudError(f"the stream does not start: {cause_of(error)}") from error
+        finally:
+            spark.sparkContext.setLocalProperty("spark.scheduler.pool", None)
 
-    def _count(self, _batch_id: int, counts: dict[str, int]) -> None:
+    def _count(self, _batch_id: int, counts: dict[object, int]) -> None:
         self.records += sum(counts.values())
         if self._on_records:
             self._on_records(self.records)
@@ -99,6 +111,10 @@ class Pipeline:
             query.stop()
 
 
+def _no_count(_batch_id: int, _counts: dict[object, int]) -> None:
+    """The other queries take the same records again."""
+
+
 def _committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
     progress = query.lastProgress
     if progress is None:
@@ -120,6 +136,7 @@ def pipeline(
     drain: bool = False,
     trigger: str = "500 milliseconds",
     max_offsets: int | None = None,
+    names: Sequence[str] = QUERIES,
     on_records: Callable[[int], None] | None = None,
 ) -> Iterator[Pipeline]:
     """The queries for as long as the block runs, alone on their checkpoints.
@@ -131,6 +148,8 @@ def pipeline(
         drain: take what the topic holds now and end, instead of going on.
         trigger: the processing-time interval, unless draining.
         max_offsets: records per micro-batch at most.
+        names: which queries; each has a checkpoint of its own, so that either may
+            run without the other.
         on_records: called with the number of records so far after each batch.
 
     Raises:
@@ -147,6 +166,7 @@ def pipeline(
             bootstrap,
             trigger=chosen,
             max_offsets=max_offsets,
+            names=names,
             on_records=on_records,
         )
         try:
@@ -161,6 +181,7 @@ def drain(
     bootstrap: str,
     *,
     max_offsets: int | None = None,
+    names: Sequence[str] = QUERIES,
     timeout: float = 600,
 ) -> dict[str, float]:
     """Take what the topic holds now into the lake; returns when it is there.
@@ -177,7 +198,12 @@ def drain(
     timer.start()
     try:
         with pipeline(
-            spark, settings, bootstrap, drain=True, max_offsets=max_offsets
+            spark,
+            settings,
+            bootstrap,
+            drain=True,
+            max_offsets=max_offsets,
+            names=names,
         ) as running:
             running.wait(expired)
     finally:

@@ -104,7 +104,7 @@ def _geo(
 ) -> dict[str, np.ndarray]:
     before = np.maximum(places - 1, starts)
     gap = history.ts[places] - history.ts[before]
-    found = (places > starts) & (gap <= rules.lookback_us)
+    found = (places > starts) & (gap <= rules.previous_us)
     other = history.country[before] != history.country[places]
     prev_country = np.full(len(places), None)
     prev_country[found] = country_names(history.country[before[found]])

@@ -74,8 +74,8 @@ def test_geo_looks_at_the_event_just_before_only(score: Scorer) -> None:
     assert [a.is_geo for a in score(events)] == [False, True, False]
 
 
-@pytest.mark.parametrize(("gap_us", "prev"), [(30 * DAY, "FR"), (30 * DAY + 1, None)])
-def test_nothing_is_looked_up_beyond_thirty_days(
+@pytest.mark.parametrize(("gap_us", "prev"), [(45 * DAY, "FR"), (45 * DAY + 1, None)])
+def test_the_event_before_is_named_up_to_45_days_back(
     score: Scorer, gap_us: int, prev: str | None
 ) -> None:
     answer = last(score, [event(1), event(2, START + gap_us)])
@@ -189,7 +189,7 @@ def test_two_accounts_are_refused() -> None:
 
 def test_a_memory_shorter_than_the_rules_is_refused() -> None:
     with pytest.raises(ValueError, match="retention"):
-        Thresholds(retention_us=30 * DAY)
+        Thresholds(retention_us=45 * DAY)
 
 
 @given(records(accounts=1, max_steps=15))
@@ -204,7 +204,7 @@ def test_score_history_equals_the_reference(events: list[Event]) -> None:
 
 def compare(answer: dict, row: dict) -> None:
     """Equal, but for the last digits of what the reference rounds otherwise."""
-    if row["gap_seconds"] is not None and row["gap_seconds"] > 30 * DAY / SECOND:
+    if row["gap_seconds"] is not None and row["gap_seconds"] > 45 * DAY / SECOND:
         row |= {"prev_country": None, "gap_seconds": None}
     for name in ("z", "baseline_mean", "baseline_stddev"):
         near = row[name] and pytest.approx(row[name], rel=1e-12)

@@ -200,16 +200,18 @@ def test_other_thresholds() -> None:
 
 # --- forgetting ---------------------------------------------------------------------
 
+KEPT = THRESHOLDS.retention_us
+
 
 @st.composite
 def months(draw: st.DrawFn) -> list[tuple[Event, int]]:
     """Events of three accounts over months with silences, and a watermark for each.
 
-    What is more than four days behind the watermark was sent before.
+    What is more than 40 days behind the watermark was sent before.
     """
     now, sent, watermark, result = START, [], START - DAY, []
-    pace = st.sampled_from([0, SECOND, MINUTE, DAY, DAY, 6 * DAY, 29 * DAY, 41 * DAY])
-    delay = st.sampled_from([0, 0, 0, 0, 4 * MINUTE, 6 * MINUTE, DAY, 4 * DAY])
+    pace = st.sampled_from([0, SECOND, MINUTE, DAY, 6 * DAY, 44 * DAY, KEPT + 6 * DAY])
+    delay = st.sampled_from([0, 0, 0, 0, 4 * MINUTE, 6 * MINUTE, DAY, 40 * DAY])
     for number in range(draw(st.integers(0, 60))):
         now += draw(pace)
         again = sent and draw(st.integers(0, 5)) == 0
@@ -218,7 +220,7 @@ def months(draw: st.DrawFn) -> list[tuple[Event, int]]:
             if again
             else event(
                 number,
-                max(now - draw(delay), watermark - 4 * DAY),
+                max(now - draw(delay), watermark - 40 * DAY),
                 account_id=f"ACCT_{draw(st.integers(0, 2))}",
                 country=draw(st.sampled_from(["FR", "GB"])),
                 amount_cents=draw(st.sampled_from([100, 200, 10**11])),
@@ -245,10 +247,10 @@ def test_forgetting_changes_no_answer(
     assert table.rows == at_rest([record for record, _ in stream])
 
 
-def test_events_go_thirty_five_days_behind_their_account() -> None:
+def test_events_go_when_they_are_far_behind_their_account() -> None:
     table = Table()
     table.feed([event(1), event(2, START + 1), event(3, START + DAY)])
-    table.feed([event(4, START + 35 * DAY + 1)])
+    table.feed([event(4, START + KEPT + 1)])
     assert Bucket.from_bytes(table.blob).events == 3
     scored = table.feed([event(2, START + 1), event(1), event(1), event(9, START)])
     assert scored.status.tolist() == [DUPLICATE, NEW, DUPLICATE, NEW]
@@ -261,13 +263,14 @@ def test_late_events_are_forgotten_too() -> None:
     table = Table()
     table.feed([event(1), event(2, START - DAY), event(3, START - 2 * DAY)])
     assert Bucket.from_bytes(table.blob).events == 3
-    table.feed([event(4, START + 34 * DAY)])
+    table.feed([event(4, START + KEPT - DAY)])
     assert Bucket.from_bytes(table.blob).events == 3
 
 
 def test_what_is_known_does_not_depend_on_when_it_is_pruned() -> None:
-    # an id used again after 35 days is a new event: this memory does not go back so far
-    events = [event(1), event(2, START + 36 * DAY), event(1, START + 36 * DAY)]
+    # an id used again after KEPT is a new event: this memory does not go back so far
+    after = START + KEPT + DAY
+    events = [event(1), event(2, after), event(1, after)]
     for cut in (0, 1, 2):
         bucket = Bucket.from_bytes(None)
         parts = [bucket.score(arrivals(part)) for part in (events[:cut], events[cut:])]
@@ -275,14 +278,14 @@ def test_what_is_known_does_not_depend_on_when_it_is_pruned() -> None:
         assert not any(p.check_table.any() for p in parts)
 
 
-def test_an_account_goes_thirty_five_days_behind_the_watermark() -> None:
+def test_an_account_goes_far_behind_the_watermark() -> None:
     table = Table()
     other = event(7, START + DAY, account_id="ACCT_2", event_id="東京")
     late = event(8, START, account_id="ACCT_2")
     table.feed([event(1), event(2, START - DAY), other, late])
-    table.feed([], START + 35 * DAY)
+    table.feed([], START + KEPT)
     assert Bucket.from_bytes(table.blob).accounts == 2
-    table.feed([], START + 35 * DAY + 1)
+    table.feed([], START + KEPT + 1)
     assert Bucket.from_bytes(table.blob).accounts == 1
     assert Bucket.from_bytes(table.blob).events == 2
     straggler = other._replace(event_id="x", ts_us=other.ts_us - 1)
@@ -295,7 +298,7 @@ def test_an_evicted_account_cannot_be_scored_twice() -> None:
     table = Table()
     first = event(1)
     table.feed([first])
-    watermark = START + 40 * DAY
+    watermark = START + KEPT + 5 * DAY
     table.feed([], watermark)
     assert Bucket.from_bytes(table.blob).accounts == 0
     scored = table.feed([first, first], watermark)
@@ -307,13 +310,13 @@ def test_an_evicted_account_cannot_be_scored_twice() -> None:
     scored = table.feed([back, event(3, START + DAY, country="US"), first], watermark)
     assert scored.answers.late.tolist() == [False, True, True]
     assert scored.check_table.tolist() == [False, True, True]
-    scored = table.feed([first, event(4, watermark - 35 * DAY)])
+    scored = table.feed([first, event(4, watermark - KEPT)])
     assert scored.check_table.tolist() == [True, False]
     assert scored.answers.late.tolist() == [True, True]
 
 
 def test_an_account_first_seen_behind_the_watermark_is_scored() -> None:
-    bound = 5 * DAY - 5 * MINUTE
+    bound = THRESHOLDS.arrival_us
     for behind, late in ((DAY, False), (bound, False), (bound + 1, True)):
         scored = Table().feed([event(1)], START + behind)
         assert scored.answers.late.tolist() == [late]
@@ -322,7 +325,7 @@ def test_an_account_first_seen_behind_the_watermark_is_scored() -> None:
 
 def test_the_watermark_is_remembered() -> None:
     table = Table()
-    table.feed([], START + 40 * DAY)
+    table.feed([], START + KEPT + 5 * DAY)
     assert table.feed([event(1)]).check_table.tolist() == [True]
     assert table.feed([event(1)], START).check_table.tolist() == [True]
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from lib.checkpoint import Checkpoint
 from lib.clients import end_offsets, spark_options
 from lib.config import Settings
+from lib.known import CONFLICT, NEW, POSITION, REJECTED, Known
+from lib.lake import Batch, Lake, arrow_schema, open_lake
 from lib.parsing import PARSED, parsed
-from lib.spark import table_exists
 
 QUERY = "ingest"
-IDENTITY = ("account_id", "event_id")
-CONTENT = ("ts", "merchant", "country", "amount", "currency")
-POSITION = ("topic", "partition", "offset")
 
 BRONZE = T.StructType(
     [
@@ -54,16 +54,6 @@ TABLES = {
     "silver/transactions": SILVER,
     "silver/quarantine": QUARANTINE,
 }
-
-
-def create_tables(spark: SparkSession, settings: Settings) -> None:
-    """Create the empty tables that are missing, so that readers never find none."""
-    for name, schema in TABLES.items():
-        if not table_exists(spark, settings.table(name)):
-            # An append, and not Delta's CREATE TABLE: that one refuses a folder in
-            # which an earlier creation died half-way.
-            empty = spark.createDataFrame([], schema).coalesce(1)
-            empty.write.format("delta").mode("append").save(settings.table(name))
 
 
 def read_topic(
@@ -106,141 +96,71 @@ def parse_records(raw: DataFrame) -> DataFrame:
     return raw.select(*raw.columns, event).select(*raw.columns, "event.*")
 
 
-def classify(parsed_records: DataFrame, transactions: DataFrame) -> DataFrame:
-    """Add ``status``: ``new``, ``duplicate``, ``conflict`` or ``rejected``.
-
-    The first record of an identity stands, be it in the batch or in the table; a
-    record that finds *itself* in the table (same topic, partition and offset) is
-    ``new`` again, so that a replayed batch decides as it did the first time.
-
-    Args:
-        parsed_records: the output of ``parse_records``.
-        transactions: silver/transactions as it stands.
-    """
-    first = Window.partitionBy(*IDENTITY).orderBy(*_KAFKA_ORDER)
-    candidate = F.struct(*CONTENT, *POSITION)
-    valid = parsed_records.where(F.col("reason").isNull())
-    known = _known(transactions, valid)
-    standing = F.coalesce("known", F.first(candidate).over(first)).alias("standing")
-    judged = valid.join(known, on=list(IDENTITY), how="left").select(
-        *parsed_records.columns, standing
-    )
-    status = (
-        F.when(_same("standing", POSITION), "new")
-        .when(_same("standing", CONTENT), "duplicate")
-        .otherwise("conflict")
-    )
-    judged = judged.select(*parsed_records.columns, status.alias("status"))
-    rejected = parsed_records.where(F.col("reason").isNotNull())
-    return judged.unionByName(rejected.withColumn("status", F.lit("rejected")))
-
-
-# Within an account this is Kafka's order, because the key keeps an account in one
-# partition; the rest only makes the choice definite for records with foreign keys.
-_KAFKA_ORDER = ("topic", "partition", "offset")
-
-
-def _known(transactions: DataFrame, valid: DataFrame) -> DataFrame:
-    """The rows of the table whose identity occurs in the batch.
-
-    The batch is the small side: it is broadcast, and the table is scanned once for
-    its two key columns.
-    """
-    keys = F.broadcast(valid.select(*IDENTITY).distinct())
-    known = F.struct(*CONTENT, *POSITION).alias("known")
-    return transactions.join(keys, on=list(IDENTITY), how="left_semi").select(
-        *IDENTITY, known
-    )
-
-
-def _same(struct: str, fields: tuple[str, ...]) -> Column:
-    same = F.lit(True)
-    for field in fields:
-        same = same & F.col(field).eqNullSafe(F.col(f"{struct}.{field}"))
-    return same
-
-
-def accepted(classified: DataFrame) -> DataFrame:
+def accepted(classified: pa.Table) -> pa.Table:
     """The rows for silver/transactions."""
-    return classified.where("status = 'new'").select(*SILVER.fieldNames())
+    rows = classified.filter(pc.equal(classified["status"], NEW))
+    return rows.select(SILVER.fieldNames()).cast(arrow_schema(SILVER))
 
 
-def refused(classified: DataFrame) -> DataFrame:
+def refused(classified: pa.Table) -> pa.Table:
     """The rows for silver/quarantine, each with its reason."""
-    conflict = F.col("status") == "conflict"
-    reason = F.when(conflict, "conflicting_event_id").otherwise(F.col("reason"))
-    detail = F.when(
-        conflict, "another record of this account came first under this event_id"
-    ).otherwise(F.col("detail"))
-    return classified.where("status IN ('conflict', 'rejected')").select(
-        "value",
-        reason.alias("reason"),
-        detail.alias("detail"),
-        "kafka_timestamp",
-        *POSITION,
-    )
+    bad = pc.is_in(classified["status"], pa.array([CONFLICT, REJECTED]))
+    rows = classified.filter(bad)
+    conflict = pc.equal(rows["status"], CONFLICT)
+    texts = {
+        "reason": "conflicting_event_id",
+        "detail": "another record of this account came first under this event_id",
+    }
+    for name, text in texts.items():
+        column = pc.if_else(conflict, text, rows[name])
+        rows = rows.set_column(rows.column_names.index(name), name, column)
+    return rows.select(QUARANTINE.fieldNames()).cast(arrow_schema(QUARANTINE))
 
 
-@dataclass(frozen=True)
-class Writer:
-    """Appends to the lake's tables, each commit with its transaction id."""
-
-    settings: Settings
-    app: str
-
-    def append(self, rows: DataFrame, table: str, batch_id: int) -> None:
-        """Append ``rows`` unless this batch's rows are in the table already."""
-        (
-            rows.write.format("delta")
-            .mode("append")
-            .option("txnAppId", f"{self.app}/{table}")
-            .option("txnVersion", batch_id)
-            .save(self.settings.table(table))
-        )
+def raw(classified: pa.Table) -> pa.Table:
+    """The rows for bronze: every record as it came, and when it was taken in."""
+    now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
+    rows = classified.append_column("ingested_at", pa.repeat(now, len(classified)))
+    return rows.select(BRONZE.fieldNames()).cast(arrow_schema(BRONZE))
 
 
 def batch_writer(
-    settings: Settings, app: str, on_batch: Callable[[int, dict[str, int]], None]
+    lake: Lake, app: str, on_batch: Callable[[int, dict[str, int]], None]
 ) -> Callable[[DataFrame, int], None]:
     """The foreachBatch function of the query.
 
+    The batch comes to the driver once, parsed, and leaves it as three commits. It is
+    as large as ``max_offsets`` allows and no larger.
+
     Args:
-        settings: where the tables lie.
+        lake: where the tables lie.
         app: the checkpoint's application id, one per life of the checkpoint.
         on_batch: called after each batch with its id and its records by status.
     """
-    writer = Writer(settings, app)
+    known = Known(lake)
 
     def write(batch: DataFrame, batch_id: int) -> None:
-        spark = batch.sparkSession
-        transactions = spark.read.format("delta").load(
-            settings.table("silver/transactions")
-        )
-        # `classify` looks at the records three times: kept, or each look would read
-        # Kafka and parse again.
-        known = parse_records(batch).persist()
-        classified = classify(known, transactions).persist()
-        try:
-            counts = dict(classified.groupBy("status").count().collect())
-            bronze = classified.withColumn("ingested_at", F.current_timestamp())
-            bronze = bronze.select(*BRONZE.fieldNames())
-            writer.append(bronze, "bronze/tx_events", batch_id)
-            if counts.get("rejected") or counts.get("conflict"):
-                writer.append(refused(classified), "silver/quarantine", batch_id)
-            # Last: `classified` reads this table, and Spark drops what it has kept of a
-            # plan once a table that the plan reads has changed.
-            if counts.get("new"):
-                writer.append(accepted(classified), "silver/transactions", batch_id)
-        finally:
-            known.unpersist()
-            classified.unpersist()
+        classified = known.classify(parse_records(batch).toArrow())
+        counts = _counts(classified)
+        transaction = Batch(app, batch_id)
+        lake.append("bronze/tx_events", raw(classified), transaction)
+        if counts.get(REJECTED) or counts.get(CONFLICT):
+            lake.append("silver/quarantine", refused(classified), transaction)
+        if counts.get(NEW):
+            lake.append("silver/transactions", accepted(classified), transaction)
+        known.add(classified)
         on_batch(batch_id, counts)
 
     return write
 
 
+def _counts(classified: pa.Table) -> dict[str, int]:
+    found = classified["status"].value_counts().to_pylist()
+    return {pair["values"]: pair["counts"] for pair in found}
+
+
 def continue_from_bronze(
-    spark: SparkSession, settings: Settings, bootstrap: str
+    spark: SparkSession, settings: Settings, bootstrap: str, lake: Lake
 ) -> str:
     """Where a new checkpoint starts: behind what bronze holds, not at the beginning.
 
@@ -251,36 +171,34 @@ def continue_from_bronze(
     Returns:
         ``startingOffsets`` for Spark's Kafka source, as JSON.
     """
+    if not any(len(part) for part in lake.scan("bronze/tx_events", ["partition"])):
+        return "earliest"
     bronze = spark.read.format("delta").load(settings.table("bronze/tx_events"))
     bronze = bronze.where(F.col("topic") == settings.topic)
     ends = bronze.groupBy("partition").agg((F.max("offset") + 1).alias("end"))
     stored = dict(ends.collect())
     if not stored:
         return "earliest"
-    _complete_last_batch(spark, settings, bronze)
+    _complete_last_batch(bronze, lake)
     partitions = end_offsets(settings, bootstrap)
     earliest = -2  # Spark's code for "the first offset there is"
     offsets = {str(p): stored.get(p, earliest) for p in partitions}
     return json.dumps({settings.topic: offsets})
 
 
-def _complete_last_batch(
-    spark: SparkSession, settings: Settings, bronze: DataFrame
-) -> None:
+def _complete_last_batch(bronze: DataFrame, lake: Lake) -> None:
     """Bring what the last batch owes to silver; nothing if it owes nothing."""
     last = bronze.agg(F.max("ingested_at")).first()[0]
     batch = bronze.where(F.col("ingested_at") == last).drop("ingested_at")
-    tables = ("silver/transactions", "silver/quarantine")
-    stored = {t: spark.read.format("delta").load(settings.table(t)) for t in tables}
-    classified = classify(parse_records(batch), stored["silver/transactions"])
-    for table, rows in zip(
-        tables, (accepted(classified), refused(classified)), strict=True
+    classified = Known(lake).classify(parse_records(batch).toArrow())
+    for table, rows in (
+        ("silver/quarantine", refused(classified)),
+        ("silver/transactions", accepted(classified)),
     ):
-        owed = rows.join(stored[table], on=list(POSITION), how="left_anti")
-        if not owed.isEmpty():
-            owed.select(*rows.columns).write.format("delta").mode("append").save(
-                settings.table(table)
-            )
+        stored = lake.at(table, rows["offset"].to_pylist(), POSITION)
+        owed = rows.join(stored, keys=list(POSITION), join_type="left anti")
+        if len(owed):
+            lake.append(table, owed.select(rows.column_names), None)
 
 
 def start(
@@ -305,18 +223,20 @@ def start(
     Returns:
         the running ``StreamingQuery``.
     """
-    create_tables(spark, settings)
+    lake = open_lake(spark, settings)
+    for name, schema in TABLES.items():
+        lake.create(name, schema)  # so that readers never find none
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
     starting = "earliest"
     if not checkpoint.has_offsets():
-        starting = continue_from_bronze(spark, settings, bootstrap)
+        starting = continue_from_bronze(spark, settings, bootstrap, lake)
     app = checkpoint.application_id(QUERY)
     stream = read_topic(
         spark, settings, bootstrap, starting=starting, max_offsets=max_offsets
     )
     return (
         stream.writeStream.queryName(QUERY)
-        .foreachBatch(batch_writer(settings, app, on_batch))
+        .foreachBatch(batch_writer(lake, app, on_batch))
         .option("checkpointLocation", checkpoint.uri)
         .trigger(**trigger)
         .start()

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from lib.config import Settings
 from lib.detectors import SECOND, THRESHOLDS, Thresholds
-from lib.ingest import IDENTITY
+from lib.known import IDENTITY
 from lib.score import ANSWER_COLUMNS, TABLE
 from lib.spark import read_table
 

@@ -50,19 +50,23 @@ def parse_columns(values: pa.Array, kafka_timestamps: pa.Array) -> pa.Array:
             rows.append((*parsed, None, None))
     columns = list(zip(*rows, strict=True)) or [()] * len(PARSED)
     strings = [pa.array(column, pa.string()) for column in columns[:2]]
-    ts = pa.array(columns[2], pa.int64()).cast(_TIMESTAMP)
+    ts = microseconds(pa.array(columns[2], pa.int64()))
     middle = [pa.array(column, pa.string()) for column in columns[3:5]]
-    amount = _decimals(columns[5])
+    amount = decimals(pa.array(columns[5], pa.int64()))
     rest = [pa.array(column, pa.string()) for column in columns[6:]]
     return pa.StructArray.from_arrays(
         [*strings, ts, *middle, amount, *rest], names=PARSED.fieldNames()
     )
 
 
-def _decimals(cents: tuple) -> pa.Array:
-    """Whole cents as decimal(12, 2) without a Python Decimal per row: the unscaled
-    integer of such a decimal *is* the number of cents."""
-    integers = pa.array(cents, pa.int64())
+def microseconds(times: pa.Array) -> pa.Array:
+    """Whole microseconds since 1970 UTC, int64 (n), as timestamps."""
+    return times.cast(_TIMESTAMP)
+
+
+def decimals(integers: pa.Array) -> pa.Array:
+    """Whole cents, int64 (n), as decimal(12, 2) without a Python Decimal per row: the
+    unscaled integer of such a decimal *is* the number of cents."""
     low = integers.fill_null(0).to_numpy()
     # 128 bits, little endian: the number, then its sign extended.
     limbs = np.column_stack([low, low >> 63])

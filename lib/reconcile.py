@@ -9,7 +9,8 @@ from pyspark.sql import functions as F
 
 from lib.clients import begin_offsets, spark_options
 from lib.config import Settings
-from lib.ingest import CONTENT, IDENTITY, POSITION, parse_records
+from lib.ingest import parse_records
+from lib.known import CONTENT, IDENTITY, POSITION
 from lib.spark import read_table
 
 

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
-from delta import DeltaTable
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -24,8 +25,10 @@ from lib.clients import begin_offsets
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.history import NEW, Arrivals, Bucket
-from lib.ingest import IDENTITY, parse_records, read_topic
-from lib.spark import table_exists
+from lib.ingest import parse_records, read_topic
+from lib.known import IDENTITY
+from lib.lake import Batch, Lake, Upsert, arrow_schema, open_lake
+from lib.parsing import decimals, microseconds
 from lib.state_codec import fingerprints
 
 QUERY = "score"
@@ -193,34 +196,35 @@ def _rows(events: pd.DataFrame, answers) -> pd.DataFrame:
     return pd.DataFrame(columns, index=range(len(events)))
 
 
-def create_table(spark: SparkSession, settings: Settings) -> None:
-    """Create silver/scored if it is missing."""
-    if not table_exists(spark, settings.table(TABLE)):
-        empty = spark.createDataFrame([], SCORED).coalesce(1)
-        empty.write.format("delta").mode("append").save(settings.table(TABLE))
+UPSERT = Upsert(
+    keys=IDENTITY,
+    values=(*ANSWER_COLUMNS, "scored_at"),
+    compared=tuple(ANSWER_COLUMNS),
+    known=(UNSURE, CORRECTION, AGAIN),
+    replacing=(CORRECTION, AGAIN),
+    existing=(CORRECTION,),
+    same_ts=(CORRECTION, AGAIN),
+)
+"""How the operator's rows meet the table's."""
 
 
-def _as_table(rows: DataFrame) -> DataFrame:
+def table_rows(operator: pa.Table) -> pa.Table:
     """The operator's rows under the table's names and types, ``kind`` kept."""
-    return rows.select(
-        "kind",
-        "event_id",
-        "account_id",
-        F.timestamp_micros("ts_us").alias("ts"),
-        "merchant",
-        "country",
-        (F.col("cents") / F.lit(100).cast("decimal(3,0)"))
-        .cast("decimal(12,2)")
-        .alias("amount"),
-        "currency",
-        *ANSWER_COLUMNS,
-        F.timestamp_micros("kafka_us").alias("kafka_timestamp"),
-        F.current_timestamp().alias("scored_at"),
-    )
+    now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
+    made = {
+        "ts": microseconds(operator["ts_us"]),
+        "amount": decimals(operator["cents"].combine_chunks()),
+        "kafka_timestamp": microseconds(operator["kafka_us"]),
+        "scored_at": pa.repeat(now, len(operator)),
+    }
+    schema = arrow_schema(SCORED)
+    columns = [made[c] if c in made else operator[c] for c in schema.names]
+    rows = pa.table(columns, schema=schema)
+    return rows.append_column("kind", operator["kind"])
 
 
 def batch_writer(
-    settings: Settings,
+    lake: Lake,
     app: str,
     on_batch: Callable[[int, dict[int, int]], None],
     known_until: datetime | None = None,
@@ -229,10 +233,10 @@ def batch_writer(
 
     A batch of first answers is an append; one with corrections is a MERGE, so that
     first answers and corrections become visible in one commit. Either carries the
-    batch id, and a replayed batch is skipped by Delta.
+    batch id, and a replayed batch is skipped.
 
     Args:
-        settings: where the table lies.
+        lake: where the table lies.
         app: the checkpoint's application id, one per life of the checkpoint.
         on_batch: called after each batch with its id and its rows by kind.
         known_until: records of Kafka up to this time may be in the table although
@@ -240,64 +244,21 @@ def batch_writer(
     """
 
     def write(batch: DataFrame, batch_id: int) -> None:
-        rows = _as_table(batch)
+        rows = table_rows(batch.toArrow())
         if known_until is not None:
-            known = F.col("kafka_timestamp") <= F.lit(known_until)
-            again = (F.col("kind") == FRESH) & known
-            kind = F.when(again, AGAIN).otherwise(F.col("kind"))
-            rows = rows.withColumn("kind", kind)
-        rows = rows.persist()
-        try:
-            kinds = dict(rows.groupBy("kind").count().collect())
-            if set(kinds) - {FRESH}:
-                _merge(rows, settings, app, batch_id)
-            elif kinds:
-                (
-                    rows.drop("kind")
-                    .write.format("delta")
-                    .mode("append")
-                    .option("txnAppId", app)
-                    .option("txnVersion", batch_id)
-                    .save(settings.table(TABLE))
-                )
-        finally:
-            rows.unpersist()
+            fresh = pc.equal(rows["kind"], FRESH)
+            again = pc.and_(fresh, pc.less_equal(rows["kafka_timestamp"], known_until))
+            kind = pc.if_else(again, pa.scalar(AGAIN, pa.int32()), rows["kind"])
+            rows = rows.set_column(rows.column_names.index("kind"), "kind", kind)
+        found = rows["kind"].value_counts().to_pylist()
+        kinds = {pair["values"]: pair["counts"] for pair in found}
+        if set(kinds) - {FRESH}:
+            lake.upsert(TABLE, rows, UPSERT, Batch(app, batch_id))
+        elif kinds:
+            lake.append(TABLE, rows.drop_columns("kind"), Batch(app, batch_id))
         on_batch(batch_id, kinds)
 
     return write
-
-
-def _merge(rows: DataFrame, settings: Settings, app: str, batch_id: int) -> None:
-    spark = rows.sparkSession
-    low, high = rows.where(F.col("kind") != FRESH).agg(F.min("ts"), F.max("ts")).first()
-    same = " AND ".join(f"old.{column} = new.{column}" for column in IDENTITY)
-    # Only these can be in the table, so only files with such times are read; a
-    # first answer finds no match and is inserted.
-    known = F.col("old.ts").between(F.lit(low), F.lit(high)) & (
-        F.col("new.kind") != FRESH
-    )
-    revised = {c: F.col(f"new.{c}") for c in (*ANSWER_COLUMNS, "scored_at")}
-    differs = F.lit(False)
-    for column in ANSWER_COLUMNS:
-        differs |= ~F.col(f"new.{column}").eqNullSafe(F.col(f"old.{column}"))
-    supersedes = F.col("new.kind").isin(CORRECTION, AGAIN) & differs
-    target = DeltaTable.forPath(spark, settings.table(TABLE))
-    merge = (
-        target.alias("old")
-        .merge(rows.alias("new"), F.expr(same) & known)
-        .whenMatchedUpdate(condition=supersedes, set=revised)
-        .whenNotMatchedInsert(
-            condition=F.col("new.kind") != CORRECTION,
-            values={c: F.col(f"new.{c}") for c in SCORED.fieldNames()},
-        )
-    )
-    spark.conf.set("spark.databricks.delta.write.txnAppId", app)
-    spark.conf.set("spark.databricks.delta.write.txnVersion", str(batch_id))
-    try:
-        merge.execute()
-    finally:
-        spark.conf.unset("spark.databricks.delta.write.txnAppId")
-        spark.conf.unset("spark.databricks.delta.write.txnVersion")
 
 
 def start(
@@ -314,7 +275,8 @@ def start(
     Raises:
         FraudError: the checkpoint is gone, and Kafka no longer holds what it knew.
     """
-    create_table(spark, settings)
+    lake = open_lake(spark, settings)
+    lake.create(TABLE, SCORED)
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
     if not checkpoint.has_offsets():
         _begin_anew(spark, settings, bootstrap, checkpoint)
@@ -323,7 +285,7 @@ def start(
     return (
         scored_stream(raw)
         .writeStream.queryName(QUERY)
-        .foreachBatch(batch_writer(settings, app, on_batch, _known_until(checkpoint)))
+        .foreachBatch(batch_writer(lake, app, on_batch, _known_until(checkpoint)))
         .outputMode("append")
         .option("checkpointLocation", checkpoint.uri)
         .trigger(**trigger)

@@ -1,0 +1,312 @@
+"""The lake's tables as the queries write them: one Delta commit a table and batch.
+
+A micro-batch is small, and Spark's way to a Delta commit (plan, job, log state, hooks)
+costs a hundred times more than the rows do. On a local lake delta-rs writes the same
+commits without Spark; any other URI goes through Spark. Both take Arrow tables, both
+put the batch id into the commit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
+
+from lib.config import Settings, local_path
+from lib.spark import table_exists
+
+COMMITS_A_CHECKPOINT = 100
+"""Delta's own default of 10 writes the table's state anew five times a second."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The transaction under which a micro-batch is written.
+
+    Attributes:
+        app: the checkpoint's application id.
+        number: the micro-batch's id.
+    """
+
+    app: str
+    number: int
+
+    def name(self, table: str) -> str:
+        """The application id in that table's log."""
+        return f"{self.app}/{table}"
+
+
+@dataclass(frozen=True)
+class Upsert:
+    """How rows with a ``kind`` meet those of the table.
+
+    Attributes:
+        keys: columns that identify a row.
+        values: columns that a newer row replaces, if one of ``compared`` differs.
+        compared: see ``values``.
+        known: kinds whose key may be in the table already; others are only added.
+        replacing: kinds that replace a row found there.
+        existing: kinds that are never added.
+        same_ts: kinds whose ``ts`` is that of the row they may meet.
+    """
+
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+    compared: tuple[str, ...]
+    known: tuple[int, ...]
+    replacing: tuple[int, ...]
+    existing: tuple[int, ...]
+    same_ts: tuple[int, ...]
+
+    def matches(self, rows: pa.Table, to_timestamp: str) -> str:
+        """SQL: a new row that may be known meets a row of the table.
+
+        With bounds of its ts where it has some, so that only files with such rows are
+        read; ``to_timestamp`` is the dialect's function of whole microseconds.
+        """
+        tests = [f"old.{key} = new.{key}" for key in self.keys]
+        tests.append(_kind_in(self.known))
+        times = rows.filter(_of_kind(rows, self.known))
+        if pc.all(_of_kind(times, self.same_ts)).as_py():
+            bounds = pc.min_max(times["ts"].cast(pa.int64())).as_py()
+            low, high = (f"{to_timestamp}({bounds[end]})" for end in ("min", "max"))
+            tests.append(f"old.ts BETWEEN {low} AND {high}")
+        return " AND ".join(tests)
+
+    def supersedes(self) -> str:
+        """SQL: the row that it met is to be replaced."""
+        differs = " OR ".join(f"NOT (old.{c} <=> new.{c})" for c in self.compared)
+        return f"{_kind_in(self.replacing)} AND ({differs})"
+
+    def adds(self) -> str:
+        """SQL: a row that met none is to be added."""
+        return f"NOT ({_kind_in(self.existing)})"
+
+
+def _kind_in(kinds: Sequence[int]) -> str:
+    return f"new.kind IN ({', '.join(map(str, kinds))})"
+
+
+class Lake(ABC):
+    """Tables of a lake by their names, e.g. ``"silver/transactions"``."""
+
+    @abstractmethod
+    def create(self, name: str, schema: StructType) -> None:
+        """Create the empty table if it is missing."""
+
+    @abstractmethod
+    def append(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
+        """Add the rows in one commit, unless the table has seen the batch."""
+
+    @abstractmethod
+    def upsert(self, name: str, rows: pa.Table, how: Upsert, batch: Batch) -> None:
+        """Add and replace rows in one commit, unless the table has seen the batch.
+
+        ``rows`` have the table's columns and ``kind``.
+        """
+
+    @abstractmethod
+    def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of all rows."""
+
+    @abstractmethod
+    def at(self, name: str, offsets: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """The rows of Kafka records with these offsets, in whatever partition."""
+
+
+def open_lake(spark: SparkSession, settings: Settings) -> Lake:
+    """The lake behind ``FRAUD_LAKE``."""
+    if local_path(settings.lake) is None:
+        return SparkLake(spark, settings)
+    return LocalLake(settings)
+
+
+class LocalLake(Lake):
+    """A lake on a local disk, through delta-rs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._root = local_path(settings.lake)
+        self._tables: dict[str, DeltaTable] = {}
+
+    def create(self, name: str, schema: StructType) -> None:
+        """See `Lake.create`."""
+        if not DeltaTable.is_deltatable(self._uri(name)):
+            (self._root / name).mkdir(parents=True, exist_ok=True)
+            interval = {"delta.checkpointInterval": str(COMMITS_A_CHECKPOINT)}
+            DeltaTable.create(
+                self._uri(name), arrow_schema(schema), configuration=interval
+            )
+
+    def append(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
+        """See `Lake.append`."""
+        table = self._table(name)
+        if not self._has_seen(table, name, batch):
+            write_deltalake(
+                table, rows, mode="append", commit_properties=_commit(name, batch)
+            )
+
+    def upsert(self, name: str, rows: pa.Table, how: Upsert, batch: Batch) -> None:
+        """See `Lake.upsert`."""
+        table = self._table(name)
+        if self._has_seen(table, name, batch):
+            return
+        new = {column: f"new.{column}" for column in rows.column_names}
+        del new["kind"]
+        (
+            table.merge(
+                rows,
+                predicate=how.matches(rows, "to_timestamp_micros"),
+                source_alias="new",
+                target_alias="old",
+                commit_properties=_commit(name, batch),
+            )
+            .when_matched_update(
+                updates={column: new[column] for column in how.values},
+                predicate=_datafusion(how.supersedes()),
+            )
+            .when_not_matched_insert(updates=new, predicate=how.adds())
+            .execute()
+        )
+
+    def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """See `Lake.scan`."""
+        # File by file, and not as a dataset: its threads outlive an iterator that is
+        # left early, and then Python does not end cleanly.
+        for uri in self._table(name).file_uris():
+            yield pq.read_table(uri, columns=list(columns), use_threads=False)
+
+    def at(self, name: str, offsets: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """See `Lake.at`; only files are opened whose statistics have such offsets."""
+        wanted = np.unique(np.asarray(offsets, np.int64))
+        table = self._table(name)
+        files = pa.table(table.get_add_actions(flatten=True))
+        first, last = files["min.offset"].to_numpy(), files["max.offset"].to_numpy()
+        near = np.searchsorted(wanted, last, "right") > np.searchsorted(wanted, first)
+        names = list(dict.fromkeys([*columns, "offset"]))
+        found = [arrow_table_of(table).select(names)]
+        for place in np.flatnonzero(near).tolist():
+            path = self._root / name / unquote(files["path"][place].as_py())
+            rows = pq.read_table(path, columns=names, use_threads=False)
+            found.append(rows.filter(pc.is_in(rows["offset"], pa.array(wanted))))
+        return pa.concat_tables(found, promote_options="permissive").select(columns)
+
+    def _uri(self, name: str) -> str:
+        return str(self._root / name)
+
+    def _table(self, name: str) -> DeltaTable:
+        """The table at its newest version."""
+        if name in self._tables:
+            self._tables[name].update_incremental()
+        else:
+            self._tables[name] = DeltaTable(self._uri(name))
+        return self._tables[name]
+
+    @staticmethod
+    def _has_seen(table: DeltaTable, name: str, batch: Batch | None) -> bool:
+        if batch is None:
+            return False
+        last = table.transaction_version(batch.name(name))
+        return last is not None and last >= batch.number
+
+
+def _commit(name: str, batch: Batch | None) -> CommitProperties | None:
+    if batch is None:
+        return None
+    return CommitProperties(
+        app_transactions=[Transaction(batch.name(name), batch.number)]
+    )
+
+
+def _datafusion(sql: str) -> str:
+    """Null-safe equality has another name there."""
+    return sql.replace("<=>", "IS NOT DISTINCT FROM")
+
+
+def _of_kind(rows: pa.Table, kinds: Sequence[int]) -> pa.ChunkedArray:
+    return pc.is_in(rows["kind"], pa.array(kinds, rows["kind"].type))
+
+
+class SparkLake(Lake):
+    """A lake at any URI that Spark can write."""
+
+    def __init__(self, spark: SparkSession, settings: Settings) -> None:
+        self._spark, self._settings = spark, settings
+
+    def create(self, name: str, schema: StructType) -> None:
+        """See `Lake.create`."""
+        if not table_exists(self._spark, self._settings.table(name)):
+            # An append, and not Delta's CREATE TABLE: that one refuses a folder in
+            # which an earlier creation died half-way.
+            self.append(name, arrow_schema(schema).empty_table(), None)
+
+    def append(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
+        """See `Lake.append`."""
+        writer = self._frame(rows).write.format("delta").mode("append")
+        if batch is not None:
+            writer = writer.option("txnAppId", batch.name(name))
+            writer = writer.option("txnVersion", batch.number)
+        writer.save(self._settings.table(name))
+
+    def upsert(self, name: str, rows: pa.Table, how: Upsert, batch: Batch) -> None:
+        """See `Lake.upsert`."""
+        from delta import DeltaTable as SparkTable
+
+        new = {c: F.col(f"new.{c}") for c in rows.column_names if c != "kind"}
+        target = SparkTable.forPath(self._spark, self._settings.table(name))
+        merge = (
+            target.alias("old")
+            .merge(
+                self._frame(rows).alias("new"), how.matches(rows, "timestamp_micros")
+            )
+            .whenMatchedUpdate(
+                condition=how.supersedes(), set={c: new[c] for c in how.values}
+            )
+            .whenNotMatchedInsert(condition=how.adds(), values=new)
+        )
+        transaction = {
+            "spark.databricks.delta.write.txnAppId": batch.name(name),
+            "spark.databricks.delta.write.txnVersion": str(batch.number),
+        }
+        for key, value in transaction.items():
+            self._spark.conf.set(key, value)
+        try:
+            merge.execute()
+        finally:
+            for key in transaction:
+                self._spark.conf.unset(key)
+
+    def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """See `Lake.scan`."""
+        yield self._read(name).select(*columns).toArrow()
+
+    def at(self, name: str, offsets: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """See `Lake.at`."""
+        wanted = self._read(name).where(F.col("offset").isin(list(offsets)))
+        return wanted.select(*columns).toArrow()
+
+    def _read(self, name: str):
+        return self._spark.read.format("delta").load(self._settings.table(name))
+
+    def _frame(self, rows: pa.Table):
+        return self._spark.createDataFrame(rows).coalesce(1)
+
+
+def arrow_table_of(table: DeltaTable) -> pa.Table:
+    """No rows, with the table's columns."""
+    return pa.schema(table.schema().to_arrow()).empty_table()
+
+
+def arrow_schema(schema: StructType) -> pa.Schema:
+    """The schema as Arrow's: times in whole microseconds UTC."""
+    return to_arrow_schema(schema, timezone="UTC")

@@ -14,13 +14,6 @@ from lib.errors import FraudError
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root: fixtures, locked jars and the default home live below it."""
 
-TABLES = (
-    "bronze/tx_events",
-    "silver/transactions",
-    "silver/quarantine",
-)
-"""Names of the streamed Delta tables, relative to the lake."""
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -88,6 +88,7 @@ def books_table(books: Books) -> list[str]:
         ("  transactions", n["transactions"]),
         ("  quarantine", n["quarantine"]),
         ("  duplicates", n["duplicates"]),
+        ("scored events", n["scored"]),
     ]
     lines = [f"{name:<16}{count:>10,}" for name, count in rows]
     verdict = "the books balance" if books.balanced else "THE BOOKS DO NOT BALANCE"

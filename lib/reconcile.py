@@ -48,7 +48,8 @@ def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
     - Kafka records = bronze rows, compared by (partition, offset), not by count only;
     - bronze = transactions + quarantine + duplicates, where a duplicate is a record
       found nowhere else that *is* a repeat: it parses, and an earlier record of the
-      same identity and content stands in transactions.
+      same identity and content stands in transactions;
+    - transactions and scored hold the same events, with the same fields, each once.
 
     Raises:
         FraudError: there is no lake yet, or no broker.
@@ -56,6 +57,7 @@ def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
     bronze = read_table(spark, settings, "bronze/tx_events")
     silver = read_table(spark, settings, "silver/transactions")
     quarantine = read_table(spark, settings, "silver/quarantine")
+    scored = read_table(spark, settings, "silver/scored")
     kafka = spark.read.format("kafka").options(**spark_options(settings, bootstrap))
     places = {
         "kafka": kafka.load(),
@@ -72,6 +74,7 @@ def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
         rest = bronze.join(placed, on=list(POSITION), how="left_anti")
         counts["duplicates"] = _duplicates(rest, silver).count()
     counts["unaccounted"] = left_over - counts["duplicates"]
+    counts |= _count_scores(silver, scored)
     reasons = dict(quarantine.groupBy("reason").count().orderBy("reason").collect())
     return Books(counts, reasons, _differences(counts))
 
@@ -124,6 +127,31 @@ def _count_positions(positions: DataFrame, begins: dict[int, int]) -> dict[str, 
     return row.asDict()
 
 
+def _count_scores(silver: DataFrame, scored: DataFrame) -> dict[str, int]:
+    """Scored rows, and in how many events they are not the transactions."""
+    content = F.struct(*CONTENT)
+    events = silver.groupBy(*IDENTITY).agg(F.first(content).alias("event"))
+    scores = scored.groupBy(*IDENTITY).agg(
+        F.first(content).alias("copy"),
+        F.count("*").alias("times"),
+        F.count(F.when(F.col("late"), 1)).alias("late"),
+    )
+    both = events.join(scores, on=list(IDENTITY), how="full_outer")
+    missing, surplus = F.col("copy").isNull(), F.col("event").isNull()
+    sums = {
+        "scored": F.coalesce("times", F.lit(0)),
+        "late": F.coalesce("late", F.lit(0)),
+        "not_scored": missing.cast("long"),
+        "scored_without_transaction": surplus.cast("long"),
+        "scored_doubled": F.coalesce(F.col("times") - 1, F.lit(0)),
+        "scored_differently": (
+            ~missing & ~surplus & ~F.col("copy").eqNullSafe(F.col("event"))
+        ).cast("long"),
+    }
+    totals = [F.coalesce(F.sum(e), F.lit(0)).alias(n) for n, e in sums.items()]
+    return both.agg(*totals).first().asDict()
+
+
 def _doubled_events(silver: DataFrame) -> int:
     """Transactions in excess of one per event."""
     keys = silver.groupBy(*IDENTITY).count().where("count > 1")
@@ -147,6 +175,10 @@ def _differences(n: dict[str, int]) -> list[str]:
         "unaccounted",
         "bronze rows are neither transaction nor quarantine nor duplicate",
     )
+    must_be_zero("not_scored", "transactions are not in scored")
+    must_be_zero("scored_without_transaction", "scored events are no transactions")
+    must_be_zero("scored_doubled", "scored rows repeat an event")
+    must_be_zero("scored_differently", "scored events differ from their transactions")
     right = n["transactions"] + n["quarantine"] + n["duplicates"]
     if n["bronze"] != right:
         said.append(

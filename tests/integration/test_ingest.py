@@ -18,7 +18,7 @@ from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.reconcile import reconcile
-from lib.stream import drain, pipeline
+from lib.stream import QUERIES, drain, pipeline
 from tests.integration.conftest import Story
 from tests.integration.helpers import (
     copied,
@@ -52,6 +52,7 @@ def sent(settings: Settings, bootstrap: str, *values: bytes) -> None:
 
 
 def drained(spark: SparkSession, settings: Settings, bootstrap: str, **options) -> int:
+    options = {"names": ("ingest",), **options}
     return drain(spark, settings, bootstrap, **options)["records"]
 
 
@@ -152,7 +153,9 @@ def test_the_books_of_the_story_balance(spark, story: Story, bootstrap: str):
 def small_batches(spark, story: Story, bootstrap, tmp_path_factory) -> SmallBatches:
     """The story's lake, its second part drained three records at a time."""
     settings = copied(story.early, tmp_path_factory.mktemp("small-batches"))
-    with pipeline(spark, settings, bootstrap, drain=True, max_offsets=3) as running:
+    with pipeline(
+        *(spark, settings, bootstrap), drain=True, max_offsets=3, names=("ingest",)
+    ) as running:
         running.wait(threading.Event())
         (query,) = running.queries
         reports = query.recentProgress
@@ -230,10 +233,10 @@ def test_garbage_then_a_lost_checkpoint_then_more(
     spark, settings: Settings, bootstrap: str
 ):
     sent(settings, bootstrap, b"garbage", b"", b"[]")
-    assert drained(spark, settings, bootstrap) == 3
+    assert drained(spark, settings, bootstrap, names=QUERIES) == 3
     shutil.rmtree(settings.checkpoints)
     sent(settings, bootstrap, line(), line(), b"more garbage")
-    assert drained(spark, settings, bootstrap) == 3
+    assert drained(spark, settings, bootstrap, names=QUERIES) == 3
 
     # Batch 0 again, under another application: it must not be taken for the first.
     books = reconcile(spark, settings, bootstrap)

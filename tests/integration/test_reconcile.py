@@ -16,12 +16,18 @@ from tests.integration.conftest import Story
 from tests.integration.helpers import copied
 from tests.integration.records import FIRST, SECOND
 
-BRONZE, TRANSACTIONS, QUARANTINE = (
+BRONZE, TRANSACTIONS, QUARANTINE, SCORED = (
     "bronze/tx_events",
     "silver/transactions",
     "silver/quarantine",
+    "silver/scored",
 )
-PLACES = ("kafka", "bronze", "transactions", "quarantine", "duplicates")
+PLACES = (
+    *("kafka", "bronze", "transactions", "quarantine", "duplicates"),
+    *("scored", "late"),
+)
+PLAIN = "account_id = 'ACCT_1' AND event_id = 'e-1'"
+"""Where the record named "plain" is scored."""
 
 
 def wrong(books: Books) -> dict[str, int]:
@@ -76,15 +82,32 @@ def a_conflict_taken_out_of_quarantine(spark, settings, position):
     delete(spark, settings, QUARANTINE, position["conflict at once"])
 
 
+def a_score_deleted(spark, settings, position):
+    DeltaTable.forPath(spark, settings.table(SCORED)).delete(PLAIN)
+
+
+def a_score_doubled(spark, settings, position):
+    rows = spark.read.format("delta").load(settings.table(SCORED))
+    append(settings, SCORED, rows.where(PLAIN))
+
+
+def a_score_of_another_amount(spark, settings, position):
+    table = DeltaTable.forPath(spark, settings.table(SCORED))
+    table.update(PLAIN, {"amount": F.lit(1).cast("decimal(12,2)")})
+
+
 @pytest.mark.parametrize(
     ("harm", "difference"),
     [
         (a_bronze_row_deleted, {"not_in_bronze": 1, "placed_without_bronze": 1}),
         (a_bronze_row_doubled, {"bronze_doubled": 1}),
-        (a_transaction_deleted, {"unaccounted": 1}),
+        (a_transaction_deleted, {"unaccounted": 1, "scored_without_transaction": 1}),
         (a_transaction_doubled, {"placed_doubled": 1, "transactions_doubled": 1}),
         (a_foreign_row_in_quarantine, {"placed_without_bronze": 1}),
         (a_conflict_taken_out_of_quarantine, {"unaccounted": 1}),
+        (a_score_deleted, {"not_scored": 1}),
+        (a_score_doubled, {"scored_doubled": 1}),
+        (a_score_of_another_amount, {"scored_differently": 1}),
     ],
 )
 def test_harm_shows(

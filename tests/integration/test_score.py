@@ -1,0 +1,225 @@
+"""The score query against the oracle: whatever the batches, the partitions, the order
+of arrival or the crash, the same answers to the last bit."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from delta import DeltaTable
+from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
+
+from lib import oracle
+from lib.clients import ensure_topic
+from lib.config import Settings
+from lib.generator import Generated, generate
+from lib.producer import replay
+from lib.score import SCORED, TABLE
+from lib.stream import drain
+from tests.integration.helpers import (
+    copied,
+    delta_commits,
+    send,
+    undo_last_commit,
+)
+from tests.integration.records import ARRIVED_MS, line
+
+MADE_OF = {
+    "duplicates": 0.03,
+    "out_of_order": 0.06,
+    "late": 0.02,
+    "malformed": 0.01,
+    "conflicts": 0.02,
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> Generated:
+    return generate(1_500, 50, seed=11, **MADE_OF)
+
+
+@pytest.fixture(scope="module")
+def base(
+    spark: SparkSession,
+    base_settings: Settings,
+    bootstrap: str,
+    made: Generated,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """1,500 events in disorder, drained by both queries in one batch each."""
+    folder = tmp_path_factory.mktemp("score")
+    settings = replace(
+        base_settings,
+        topic="tx-score",
+        lake=str(folder / "lake"),
+        checkpoints=str(folder / "checkpoints"),
+    )
+    ensure_topic(settings, bootstrap)
+    file = folder / "events.jsonl"
+    file.write_text("\n".join(made.lines) + "\n", errors="surrogateescape")
+    replay(settings, bootstrap, file)
+    drain(spark, settings, bootstrap)
+    return settings
+
+
+def answers(spark: SparkSession, settings: Settings) -> list[Row]:
+    """All that is to be the same: every column but the time of scoring."""
+    rows = spark.read.format("delta").load(settings.table(TABLE)).drop("scored_at")
+    return sorted(rows.collect(), key=lambda row: (row.account_id, row.event_id))
+
+
+@pytest.fixture(scope="module")
+def told(spark: SparkSession, base: Settings) -> list[Row]:
+    return answers(spark, base)
+
+
+def test_stream_equals_oracle(spark, base: Settings, told: list[Row], made):
+    assert oracle.check(spark, base).collect() == []
+
+    # ... on events of every kind.
+    assert len(told) == made.events
+    late = {(row.account_id, row.event_id) for row in told if row.late}
+    assert late == set(made.late)
+    fired = [sum(r[f"is_{d}"] for r in told) for d in ("velocity", "geo", "amount")]
+    assert min(fired) > 0
+    assert sum(row.revision for row in told) > 0
+    assert [f.name for f in SCORED.fields] == [
+        f.name for f in spark.read.format("delta").load(base.table(TABLE)).schema
+    ]
+
+
+def test_the_oracle_sees_a_wrong_answer(spark, base: Settings, tmp_path: Path):
+    """One changed bit, one row too many, one too few: each is found."""
+    settings = copied(base, tmp_path)
+    table = DeltaTable.forPath(spark, settings.table(TABLE))
+    scored = table.toDF()
+    fired = scored.where("is_amount AND z > 0").first()
+    other = scored.where("NOT late AND NOT is_amount").first()
+    third = scored.where("is_velocity").first()
+
+    def at(row: Row) -> str:
+        return f"account_id = '{row.account_id}' AND event_id = '{row.event_id}'"
+
+    table.update(at(fired), {"z": F.col("z") * F.lit(1 + 2**-52)})
+    table.delete(at(other))
+    scored.where(at(third)).write.format("delta").mode("append").save(
+        settings.table(TABLE)
+    )
+
+    found = {
+        (row.account_id, row.event_id): row.wrong
+        for row in oracle.check(spark, settings).collect()
+    }
+
+    assert found == {
+        (fired.account_id, fired.event_id): ["z"],
+        (other.account_id, other.event_id): ["missing"],
+        (third.account_id, third.event_id): ["doubled"],
+    }
+
+
+def rescored(
+    spark: SparkSession, base: Settings, bootstrap: str, folder: Path, **options
+) -> Settings:
+    """The same topic scored into an empty lake."""
+    settings = replace(
+        base, lake=str(folder / "lake"), checkpoints=str(folder / "checkpoints")
+    )
+    drain(spark, settings, bootstrap, names=("score",), **options)
+    return settings
+
+
+def test_batch_boundaries_decide_nothing(
+    spark, base: Settings, told, bootstrap: str, tmp_path: Path
+):
+    settings = rescored(spark, base, bootstrap, tmp_path, max_offsets=200)
+
+    assert len(delta_commits(settings, TABLE)) > 7  # small they were
+    assert answers(spark, settings) == told
+
+
+def test_shuffle_partitions_decide_nothing(
+    spark, base: Settings, told, bootstrap: str, tmp_path: Path
+):
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", "1")
+    try:
+        settings = rescored(spark, base, bootstrap, tmp_path, max_offsets=700)
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", before)
+
+    assert answers(spark, settings) == told
+
+
+@pytest.mark.parametrize("table_too", [False, True], ids=["checkpoint", "table"])
+def test_a_batch_that_crashed_before(
+    spark, base: Settings, told, bootstrap: str, tmp_path: Path, table_too: bool
+):
+    """... its commit in the checkpoint, or before the table's, is done again."""
+    settings = rescored(spark, base, bootstrap, tmp_path, max_offsets=800)
+    commits = Path(settings.checkpoint("score")) / "commits"
+    last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
+    (commits / str(last)).unlink()
+    if table_too:
+        undo_last_commit(settings, TABLE)
+
+    drain(spark, settings, bootstrap, names=("score",))
+
+    assert answers(spark, settings) == told
+
+
+def test_a_lost_checkpoint_tells_the_histories_again(
+    spark, base: Settings, told, bootstrap: str, tmp_path: Path
+):
+    """... and what the table has stays, each event once."""
+    settings = copied(base, tmp_path)
+    shutil.rmtree(settings.checkpoint("score"))
+
+    drain(spark, settings, bootstrap, names=("score",), max_offsets=800)
+
+    assert answers(spark, settings) == told
+
+
+# -- strange events ---------------------------------------------------------------
+
+
+def strange() -> list[tuple[bytes, bytes]]:
+    """What a rule could trip over, as (key, value) in Kafka order."""
+
+    def event(account: int, number: int, **changes: object) -> tuple[bytes, bytes]:
+        name = f"ACCT_{account}"
+        value = line(account_id=name, event_id=f"e-{number}", **changes)
+        return name.encode(), value
+
+    at_once = [event(1, n) for n in range(100, 0, -1)]
+    cents = [event(2, n, amount=0.01) for n in range(30)]
+    cents.append(event(2, 31, amount=1_000_000_000, ts="2025-01-15T12:00:00Z"))
+    unicode = [event(3, n, merchant="🦊 漢字 \u0000 =1+1") for n in range(3)]
+    hot = [
+        event(4, n, ts=f"2025-01-15T11:{n // 60:02}:{n % 60:02}Z") for n in range(300)
+    ]
+    first_late = [event(5, 1, ts="2025-01-01T00:00:00Z"), event(5, 2), event(5, 3)]
+    no_country = [event(6, 1, country=None), event(6, 2)]
+    return at_once + cents + unicode + hot + first_late + no_country
+
+
+def test_strange_events_are_scored_or_refused(
+    spark, settings: Settings, bootstrap: str
+):
+    ensure_topic(settings, bootstrap)
+    records = strange()
+    send(settings, bootstrap, records, ARRIVED_MS)
+
+    drain(spark, settings, bootstrap, max_offsets=150)
+
+    assert oracle.check(spark, settings).collect() == []
+    rows = answers(spark, settings)
+    assert len(rows) == len(records) - 1  # all but the null country
+    of = {(row.account_id, row.event_id): row for row in rows}
+    counts = sorted(row.velocity_count for row in rows if row.account_id == "ACCT_1")
+    assert counts == list(range(1, 101))
+    assert of["ACCT_2", "e-31"].z is None  # thirty equal amounts have no spread
+    assert not of["ACCT_5", "e-1"].late

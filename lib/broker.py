@@ -392,6 +392,18 @@ def bootstrap_servers(settings: Settings) -> Iterator[str]:
         broker.close()
 
 
+def running_bootstrap(settings: Settings) -> str:
+    """Address of the embedded broker that runs for this home; empty if none does.
+
+    For those who only look: it neither starts the broker nor keeps it alive.
+    """
+    try:
+        state = json.loads((settings.home / "broker" / "broker.json").read_text())
+    except (OSError, ValueError):
+        return ""
+    return state["bootstrap"] if _accepts(state["bootstrap"]) else ""
+
+
 def _free_ports(count: int) -> list[int]:
     """Ports that the operating system says are free, all open at once so that they
     differ."""

@@ -176,6 +176,19 @@ def _reconcile(_arguments, settings: Settings, _stop: threading.Event):
     return (0 if books.balanced else 1), books.as_dict()
 
 
+def _dashboard(arguments, settings: Settings, stop: threading.Event):
+    from lib.dashboard.serve import Dashboard
+
+    with Dashboard(settings, arguments.port) as dashboard:
+        # Printed once it answers, not at the end: others wait for this line.
+        _print({"url": dashboard.url})
+        _say("ready; Ctrl-C stops it")
+        while dashboard.alive():
+            if stop.wait(0.2):
+                return 0, None
+    raise FraudError(f"the dashboard ended by itself: see {settings.log_dir}")
+
+
 def _demo(arguments, settings: Settings, stop: threading.Event):
     from lib.broker import bootstrap_servers
     from lib.demo import demo
@@ -314,6 +327,13 @@ def _positive(kind):
     return convert
 
 
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 65535")
+    return number
+
+
 def _share(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
@@ -371,6 +391,9 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--max-offsets", type=_positive(int), metavar="N")
 
     command("reconcile", _reconcile, "check that every record is accounted for")
+
+    dashboard = command("dashboard", _dashboard, "the operator's page until Ctrl-C")
+    dashboard.add_argument("--port", type=_port, metavar="P", help="0: any free one")
 
     demo = command("demo", _demo, "broker, stream and a live replay, all in one")
     demo.add_argument("--rate", type=_positive(float), default=20.0, metavar="EV_S")

@@ -63,6 +63,19 @@ class Settings:
             master=env.get("FRAUD_SPARK_MASTER") or "local[*]",
         )
 
+    def as_env(self) -> dict[str, str]:
+        """The variables from which ``from_env`` makes these settings again."""
+        properties = self.kafka_properties
+        return {
+            "FRAUD_HOME": str(self.home),
+            "FRAUD_KAFKA": self.kafka,
+            "FRAUD_KAFKA_PROPERTIES": str(properties) if properties else "",
+            "FRAUD_TOPIC": self.topic,
+            "FRAUD_LAKE": self.lake,
+            "FRAUD_CHECKPOINTS": self.checkpoints,
+            "FRAUD_SPARK_MASTER": self.master,
+        }
+
     def table(self, name: str) -> str:
         """URI of one table, e.g. ``table("silver/transactions")``."""
         return f"{self.lake}/{name}"

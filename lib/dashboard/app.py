@@ -1,0 +1,268 @@
+"""The operator's page. Streamlit runs this file anew for every look; it only draws."""
+
+from __future__ import annotations
+
+import time
+
+import pandas as pd
+import streamlit as st
+
+from lib import charts_live
+from lib.config import Settings
+from lib.dashboard import markup, view
+from lib.dashboard.follow import NoTable
+from lib.dashboard.health import NOT_ASKED, Health, age_text, clock_text
+from lib.dashboard.masking import LABELS
+from lib.dashboard.reader import Live, Reader
+
+FEED_SECONDS = 0.7
+SLOW_SECONDS = 2.0
+CHART_HEIGHT = 260
+
+
+@st.cache_resource(show_spinner=False, hash_funcs={Settings: repr})
+def shared_reader(settings: Settings) -> Reader:
+    """The process's reader of this lake: one for all open pages."""
+    return Reader(settings).start()
+
+
+def main() -> None:
+    """Draw the page that the address asks for."""
+    st.set_page_config(page_title="Fraud signals", page_icon="💳", layout="wide")
+    st.html(markup.STYLE)
+    reader = shared_reader(Settings.from_env())
+    token = st.query_params.get("account")
+    if token:
+        _account(reader, token)
+    else:
+        _overview(reader)
+
+
+# -- overview ---------------------------------------------------------------------
+
+
+def _overview(reader: Reader) -> None:
+    st.title("Fraud signals, live")
+    st.fragment(_status, run_every=1.0)(reader)
+    filters, paused = _controls(reader)
+
+    def every(seconds: float) -> float | None:
+        return None if paused else seconds
+
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        st.fragment(_feed, run_every=every(FEED_SECONDS))(reader, filters, paused)
+    with right:
+        st.fragment(_rates, run_every=every(1.0))(reader)
+        st.fragment(_charts, run_every=every(SLOW_SECONDS))(reader)
+    st.fragment(_health, run_every=every(SLOW_SECONDS))(reader)
+
+
+def _status(reader: Reader) -> None:
+    st.html(markup.status(*stream_status(reader.health(), time.time())))
+
+
+def stream_status(health: Health | None, now: float) -> tuple[str, str]:
+    """How the stream is: (ok, bad or idle; the words)."""
+    if health is None:
+        return "idle", "looking at the stream …"
+    if health.beat is None:
+        return "idle", "no stream has run here yet: make demo starts one"
+    if health.down_since is not None:
+        since = f"since {clock_text(health.down_since)}"
+        ago = age_text(max(0.0, now - health.down_since))
+        why = f": {health.beat.detail}" if health.beat.detail else ""
+        return "bad", f"stream is down {since} ({ago}){why}"
+    if health.broker_trouble and health.broker_trouble != NOT_ASKED:
+        trouble = f"the stream runs, but no broker answers: {health.broker_trouble}"
+        return "bad", trouble
+    return "ok", "stream is running"
+
+
+def _controls(reader: Reader) -> tuple[view.Filters, bool]:
+    detectors, countries, account, pause = st.columns([3, 3, 2, 1])
+    with detectors:
+        chosen = st.multiselect(
+            "Detectors", list(LABELS), format_func=LABELS.get, key="detectors"
+        )
+    with countries:
+        wanted = st.multiselect("Countries", reader.countries(), key="countries")
+    with account:
+        ending = st.text_input(
+            "Account ends in", key="ending", max_chars=2, placeholder="84"
+        )
+    with pause:
+        paused = st.toggle("Pause", key="paused", help="Stop the page, not the stream.")
+    return view.Filters(tuple(chosen), tuple(wanted), ending.strip()), paused
+
+
+def _feed(reader: Reader, filters: view.Filters, paused: bool) -> None:
+    live = _frozen(reader, filters, paused)
+    if live.trouble and not live.rows:
+        st.info(
+            "There are no scored transactions to show yet: `make demo` starts "
+            f"everything, `python -m lib stream` the stream alone. ({live.trouble})"
+        )
+        return
+    if live.trouble:
+        st.warning(f"The table can't be read just now: {live.trouble}")
+    st.html(markup.feed(live.entries, f"Newest of {live.rows:,} transactions"))
+    if not live.entries:
+        st.caption("No transaction in memory passes the filters.")
+
+
+def _frozen(reader: Reader, filters: view.Filters, paused: bool) -> Live:
+    """What the reader has now; while paused, what it had then."""
+    kept = st.session_state.get("frozen")
+    if paused and kept and kept[0] == filters:
+        return kept[1]
+    live = reader.live(filters)
+    st.session_state["frozen"] = (filters, live)
+    return live
+
+
+def _rates(reader: Reader) -> None:
+    live = reader.live(view.Filters())
+    now = f"{live.rates[-1][1]:.1f}" if live.rates else "–"
+    one, two, three = st.columns(3)
+    one.metric("Events per second", now, help="Scored and visible, rolling 60 s.")
+    two.metric("Transactions", f"{live.rows:,}")
+    three.metric("With an alert", f"{live.flagged:,}")
+    st.html(
+        markup.latency(
+            live.latency.last_minute, live.latency.whole_run, live.latency.measured
+        )
+    )
+    frame = pd.DataFrame(live.rates, columns=["second", "rate"])
+    title = f"{now} events per second reach the table (rolling 60 s)"
+    _chart(charts_live.rolling_throughput(frame, title), "throughput")
+
+
+def _charts(reader: Reader) -> None:
+    tally = reader.tally()
+    over_time = view.alerts_over_time(tally.slots)
+    counts = ", ".join(f"{tally.alerts[d]:,} {d}" for d in view.DETECTORS)
+    _chart(charts_live.alerts_over_time(over_time, f"Alerts: {counts}"), "alerts")
+    countries = view.by_country(tally.countries, tally.flagged_countries)
+    if len(countries):
+        first = countries.iloc[0]
+        title = f"{first['country']} has the most alerts: {first['alerts']:,}"
+        _chart(charts_live.countries(countries, title), "countries")
+    _top_accounts(reader, tally.accounts)
+
+
+def _top_accounts(reader: Reader, accounts) -> None:
+    gold = reader.gold()
+    if gold:
+        age = age_text(max(0.0, time.time() - gold.built_ms / 1000))
+        rows = view.gold_accounts(gold.accounts, reader.tokens)
+        caption = f"Accounts at risk, from dbt's marts, built {age} ago"
+    else:
+        rows = view.top_accounts(accounts, reader.tokens)
+        caption = "Accounts with the most alerts (no marts yet: counted by this page)"
+    st.html(markup.accounts(rows, caption))
+
+
+def _health(reader: Reader) -> None:
+    health, judged = reader.health(), reader.books()
+    if health is None or judged is None:
+        return
+    st.header("Health")
+    lag, batches, books = st.columns(3, gap="large")
+    with lag:
+        st.html(_lag_table(health))
+        if health.broker_trouble:
+            st.caption(f"Broker: {health.broker_trouble}")
+    with batches:
+        st.html(_query_table(health))
+    with books:
+        st.html(_books_table(*judged))
+        reasons = reader.quarantine()
+        if reasons:
+            lines = [(name, n) for name, n in reasons.items()]
+            st.html(markup.plain("Quarantined, by reason", ("", "records"), lines))
+    st.caption(f"The last look at the lake took {reader.refresh_ms:.0f} ms.")
+
+
+def _lag_table(health: Health) -> str:
+    names = list(health.queries)
+    lags = {name: health.lag(name) for name in names}
+    lines = [
+        (f"partition {part}", end, *(lags[name].get(part, 0) for name in names))
+        for part, end in sorted(health.ends.items())
+    ]
+    total = ("all", sum(health.ends.values()))
+    lines.append((*total, *(sum(lags[name].values()) for name in names)))
+    head = ("", "next offset", *(f"lag of {name}" for name in names))
+    return markup.plain("Kafka lag, from Spark's own offsets", head, lines)
+
+
+def _query_table(health: Health) -> str:
+    queries = health.queries.values()
+    lines = [
+        ("last batch", *(f"{q.batch_id:,}" for q in queries)),
+        ("its duration", *(f"{q.batch_ms:,} ms" for q in queries)),
+        ("watermark delay", *(_delay(q.watermark_delay_s) for q in queries)),
+        ("state rows", *(f"{q.state_rows:,}" for q in queries)),
+        ("state memory", *(f"{q.state_bytes / 1024:,.0f} KiB" for q in queries)),
+    ]
+    return markup.plain("Queries", ("", *(q.name for q in queries)), lines)
+
+
+def _delay(seconds: float | None) -> str:
+    return "–" if seconds is None else age_text(max(0.0, seconds))
+
+
+def _books_table(books, verdict: str) -> str:
+    lines = [
+        ("committed by Spark", "–" if books.committed is None else books.committed),
+        ("bronze", books.bronze),
+        ("transactions", books.transactions),
+        ("quarantine", books.quarantine),
+        ("duplicates", books.duplicates),
+        ("scored", books.scored),
+        ("under way", "–" if books.behind is None else books.behind),
+    ]
+    table = markup.plain(f"Books: {verdict}", ("", "records"), lines)
+    if verdict != "not balanced":
+        return table
+    return table + markup.status("bad", "; ".join(books.differences))
+
+
+# -- account ----------------------------------------------------------------------
+
+
+def _account(reader: Reader, token: str) -> None:
+    st.html('<a href="?" target="_self">← all transactions</a>')
+    try:
+        page = reader.account(token)
+    except NoTable as error:
+        st.warning(f"The account's history can't be read just now: {error}")
+        return
+    if page is None:
+        st.info("This link is from an earlier run of the dashboard: choose it anew.")
+        return
+    st.title(f"Account {page.account}")
+    flagged = [entry for entry in page.entries if entry.badges]
+    caption = (
+        f"{page.total:,} transactions, the newest {len(page.entries):,} shown, "
+        f"{len(flagged):,} of them with an alert"
+    )
+    title = f"{len(flagged):,} alerts, and the band in which an amount is no outlier"
+    _chart(charts_live.account_history(page.points, title), "history", height=420)
+    st.html(markup.history(page.entries, page.places, caption))
+
+
+def _chart(figure, key: str, height: int = CHART_HEIGHT) -> None:
+    figure.update_layout(height=height, paper_bgcolor="rgba(0,0,0,0)")
+    figure.update_layout(plot_bgcolor="rgba(0,0,0,0)", uirevision=key)
+    st.plotly_chart(
+        figure,
+        key=f"chart-{key}",
+        theme="streamlit",
+        alt=figure.layout.title.text,
+        config={"displayModeBar": False},
+    )
+
+
+main()

@@ -1,0 +1,174 @@
+"""Tables of the page as HTML: real tables, which a screen reader can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from lib.charts import COLOURS
+from lib.dashboard.view import Entry
+
+SEED_MS = (120, 410, 860)
+"""p50, p95, p99 on the project's page: placeholders there, shown as such here."""
+
+# Black on orange and pink, white on blue: contrast of 4.9 and more (WCAG AA).
+STYLE = f"""
+<style>
+.fs-table {{ width: 100%; border-collapse: collapse; font-size: 1rem; }}
+.fs-table caption {{ text-align: left; font-weight: 600; padding: 0 0 .4rem; }}
+.fs-table th, .fs-table td {{ text-align: left; padding: .3rem .6rem .3rem 0;
+  border-bottom: 1px solid rgba(128,128,128,.3); vertical-align: top; }}
+.fs-table .fs-number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.fs-table a {{ color: inherit; }}
+.fs-scroll {{ max-height: 36rem; overflow-y: auto; }}
+.fs-scroll thead th {{ position: sticky; top: 0;
+  background: var(--st-background-color, Canvas); }}
+.fs-badge {{ display: inline-block; padding: .05rem .45rem; border-radius: .3rem;
+  font-weight: 700; font-size: .85rem; white-space: nowrap; }}
+.fs-velocity {{ background: {COLOURS["velocity"]}; color: #000; }}
+.fs-geo {{ background: {COLOURS["geo"]}; color: #fff; }}
+.fs-amount {{ background: {COLOURS["amount"]}; color: #000; }}
+.fs-mark {{ display: inline-block; padding: .05rem .45rem; border-radius: .3rem;
+  border: 1px solid currentColor; font-size: .85rem; }}
+.fs-why {{ opacity: .85; font-size: .9rem; padding-right: .6rem; }}
+.fs-status {{ display: inline-block; padding: .3rem .8rem; border-radius: .4rem;
+  font-weight: 700; font-size: 1.1rem; }}
+.fs-ok {{ background: #00664b; color: #fff; }}
+.fs-bad {{ background: #a84300; color: #fff; }}
+.fs-idle {{ background: #555; color: #fff; }}
+.stMainBlockContainer {{ padding-top: 2.5rem; }}
+[data-stale="true"] {{ opacity: 1 !important; transition: none !important; }}
+</style>
+"""
+
+
+def status(kind: str, text: str) -> str:
+    """The line that says how the stream is; ``kind`` is ok, bad or idle."""
+    mark = {"ok": "●", "bad": "▲", "idle": "○"}[kind]
+    return (
+        f'<div class="fs-status fs-{kind}" role="status" aria-live="polite">'
+        f'<span aria-hidden="true">{mark}</span> {escape(text)}</div>'
+    )
+
+
+def feed(entries: Sequence[Entry], caption: str) -> str:
+    """The feed of transactions, newest first."""
+    head = ("Kafka time (UTC)", "Account", "Merchant", "Country", "Amount", "Signals")
+    rows = "".join(_feed_row(entry) for entry in entries)
+    return (
+        '<div class="fs-scroll" tabindex="0" role="region" aria-label="transactions">'
+        f"{_table(caption, head, rows, numbers=(4,))}</div>"
+    )
+
+
+def _feed_row(entry: Entry) -> str:
+    visible = entry.visible_ms if entry.visible_ms is not None else ""
+    return (
+        f'<tr data-event="{entry.event}" data-visible="{visible}">'
+        f"<td>{entry.clock}</td><td>{account_link(entry.account, entry.token)}</td>"
+        f"<td>{escape(entry.merchant)}</td><td>{escape(entry.country)}</td>"
+        f'<td class="fs-number">{escape(entry.amount)}</td><td>{signals(entry)}</td>'
+        "</tr>"
+    )
+
+
+def account_link(account: str, token: str) -> str:
+    """A masked account that leads to its page."""
+    return f'<a href="?account={token}" target="_self">{escape(account)}</a>'
+
+
+def signals(entry: Entry) -> str:
+    """Badges with their reasons, and what else is to be said of the row."""
+    parts = [
+        f'<span class="fs-badge fs-{badge.detector}">{badge.label}</span> '
+        f'<span class="fs-why">{escape(badge.why)}</span>'
+        for badge in entry.badges
+    ]
+    if entry.late:
+        parts.append('<span class="fs-mark">late, not scored</span>')
+    if entry.revised:
+        parts.append('<span class="fs-mark">revised</span>')
+    return " ".join(parts)
+
+
+def history(entries: Sequence[Entry], places: Sequence[str], caption: str) -> str:
+    """An account's events with their places in Kafka."""
+    head = ("Event time (UTC)", "Merchant", "Country", "Amount", "Signals", "Kafka")
+    rows = "".join(
+        f"<tr><td>{entry.event_time}</td><td>{escape(entry.merchant)}</td>"
+        f"<td>{escape(entry.country)}</td>"
+        f'<td class="fs-number">{escape(entry.amount)}</td>'
+        f"<td>{signals(entry)}</td><td>{escape(place)}</td></tr>"
+        for entry, place in zip(entries, places, strict=True)
+    )
+    return (
+        '<div class="fs-scroll" tabindex="0" role="region" aria-label="history">'
+        f"{_table(caption, head, rows, numbers=(3,))}</div>"
+    )
+
+
+def latency(last: Sequence[float | None], run: Sequence[float | None], measured: int):
+    """Percentiles from Kafka to Delta, beside the seed's placeholders."""
+    lines = [
+        ("last 60 s", *map(_ms, last)),
+        (f"all {measured:,} measured", *map(_ms, run)),
+        ("seed's placeholders", *(f"~{value} ms" for value in SEED_MS)),
+    ]
+    return plain(
+        "Latency, Kafka record to Delta commit", ("", "p50", "p95", "p99"), lines
+    )
+
+
+def plain(
+    caption: str, head: Sequence[str], lines: Iterable[Sequence[object]], first="th"
+) -> str:
+    """A small table of numbers; the first column names the rows."""
+    rows = "".join(
+        f'<tr><{first} scope="row">{_cell(line[0])}</{first}>'
+        + "".join(f'<td class="fs-number">{_cell(value)}</td>' for value in line[1:])
+        + "</tr>"
+        for line in lines
+    )
+    return _table(caption, head, rows, numbers=range(1, len(head)))
+
+
+def accounts(rows: Iterable[Mapping[str, object]], caption: str) -> str:
+    """Accounts at risk: the masked account leads to its page."""
+    rows = list(rows)
+    banded = any("risk_band" in row for row in rows)
+    head = ["Account", "Alerts", "Velocity", "Geo", "Amount"]
+    lines = [
+        [
+            Raw(account_link(str(row["account"]), str(row["token"]))),
+            *(row[name] for name in ("alerts", "velocity", "geo", "amount")),
+            *([row["risk_band"]] if banded else []),
+        ]
+        for row in rows
+    ]
+    return plain(caption, [*head, *(["Risk"] if banded else [])], lines)
+
+
+class Raw(str):
+    """HTML that is meant as such."""
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Raw):
+        return value
+    return escape(f"{value:,}" if isinstance(value, int) else str(value))
+
+
+def _table(caption: str, head: Sequence[str], rows: str, numbers=()) -> str:
+    cells = "".join(
+        f'<th scope="col"{" class=fs-number" if at in numbers else ""}>{escape(text)}'
+        "</th>"
+        for at, text in enumerate(head)
+    )
+    return (
+        f'<table class="fs-table"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f} ms"

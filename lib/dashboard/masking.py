@@ -1,0 +1,76 @@
+"""What may reach a browser: masked accounts, tokens for ids, reasons in words."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections import OrderedDict
+
+from lib.dashboard.model import Row
+from lib.events import mask_account
+
+REMEMBERED = 50_000
+_ACCOUNT = re.compile(r"ACCT_[0-9]+")
+LABELS = {
+    "velocity": "FRAUD: VELOCITY",
+    "geo": "FRAUD: GEO ANOMALY",
+    "amount": "FRAUD: AMOUNT OUTLIER",
+}
+
+
+class Tokens:
+    """Names for accounts and events that say nothing, and lead back only here.
+
+    A token is an HMAC under a key that this process made and nobody else knows, so
+    that an id can't be found by hashing all the ids there could be.
+    """
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key = key or secrets.token_bytes(32)
+        self._accounts: OrderedDict[str, str] = OrderedDict()
+
+    def account(self, account_id: str) -> str:
+        """The account's token; ``account_of`` leads back."""
+        token = self._token(account_id)
+        self._accounts[token] = account_id
+        self._accounts.move_to_end(token)
+        if len(self._accounts) > REMEMBERED:
+            self._accounts.popitem(last=False)
+        return token
+
+    def account_of(self, token: str) -> str | None:
+        """The account behind a token of this process; None if there is none."""
+        return self._accounts.get(token)
+
+    def event(self, account_id: str, event_id: str) -> str:
+        """The event's token."""
+        return self._token(f"{account_id}\0{event_id}")
+
+    def _token(self, text: str) -> str:
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def scrub(text: str) -> str:
+    """Text from a record, with every account id in it masked."""
+    return _ACCOUNT.sub(lambda found: mask_account(found[0]), text)
+
+
+def reason(row: Row, detector: str) -> str:
+    """Why the detector fires on the row, in words."""
+    if detector == "velocity":
+        return f"{row.velocity_count} transactions in 60 s"
+    if detector == "geo":
+        came = scrub(row.prev_country or "?")
+        return f"{came} → {scrub(row.country)} in {duration(row.gap_seconds or 0)}"
+    return f"z = {row.z:.1f} over {row.baseline_n} purchases"
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it, e.g. ``14 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

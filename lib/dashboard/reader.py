@@ -1,0 +1,199 @@
+"""The one reader behind all open pages: follows the lake in a thread of its own."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from lib.config import Settings
+from lib.dashboard.accounts import AtRisk, at_risk, history
+from lib.dashboard.follow import NoTable
+from lib.dashboard.health import Health, TopicEnds, look
+from lib.dashboard.ledger import Books, Bronze, Counted, Verdict
+from lib.dashboard.masking import Tokens
+from lib.dashboard.model import Latency, ScoredModel
+from lib.dashboard.tally import Tally
+from lib.dashboard.view import AccountPage, Entry, Filters, account_page, feed
+from lib.detectors import THRESHOLDS
+
+POLL_SECONDS = 0.25
+HEALTH_SECONDS = 1.0
+GOLD_SECONDS = 15.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Live:
+    """What changes with every look.
+
+    Attributes:
+        entries: the feed, newest first.
+        rates: (second, events per second) of the last 60 seconds.
+        latency: see ``model.Latency``.
+        rows: rows of silver/scored.
+        flagged: those with an alert.
+        trouble: why there is nothing to see; empty if there is.
+    """
+
+    entries: list[Entry]
+    rates: list[tuple[int, float]]
+    latency: Latency
+    rows: int
+    flagged: int
+    trouble: str
+
+
+class Reader:
+    """Keeps a model of the lake and answers the pages from memory.
+
+    Attributes:
+        tokens: the tokens of this process.
+        refresh_ms: what the last look at the lake took, milliseconds.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.tokens = Tokens()
+        self.refresh_ms = 0.0
+        self._scored = ScoredModel(settings.table("silver/scored"))
+        self._bronze = Bronze(settings.table("bronze/tx_events"), settings.topic)
+        self._transactions = Counted(settings.table("silver/transactions"))
+        self._quarantine = Counted(settings.table("silver/quarantine"), ("reason",))
+        self._verdict = Verdict()
+        self._ends = TopicEnds(settings)
+        self._lock = threading.RLock()
+        self._trouble = "reading the lake …"
+        self._health: Health | None = None
+        self._books: tuple[Books, str] | None = None
+        self._gold: AtRisk | None = None
+        self._next_health = self._next_gold = 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+
+    def start(self) -> Reader:
+        """Follow the lake from now on."""
+        # The system's allocator gives memory back that a large snapshot needed once.
+        pa.set_memory_pool(pa.system_memory_pool())
+        self._ends.start()
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Follow it no more."""
+        self._end.set()
+        self._ends.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def refresh(self) -> None:
+        """One look at the lake and, now and then, at stream and marts."""
+        begun = time.perf_counter()
+        with self._lock:
+            try:
+                self._scored.refresh()
+                self._trouble = ""
+            except NoTable as error:
+                self._trouble = str(error)
+        self.refresh_ms = (time.perf_counter() - begun) * 1000
+        now = time.monotonic()
+        if now >= self._next_health:
+            self._next_health = now + HEALTH_SECONDS
+            self._look_after()
+        if now >= self._next_gold:
+            self._next_gold = now + GOLD_SECONDS
+            self._gold = at_risk(self.settings)
+
+    # -- what the pages ask -----------------------------------------------------
+
+    def live(self, filters: Filters, now: float | None = None) -> Live:
+        """Feed, throughput and latency at ``now`` (seconds since the epoch)."""
+        now = time.time() if now is None else now
+        with self._lock:
+            scored = self._scored
+            return Live(
+                entries=feed(
+                    scored.newest(), scored.newest_alerts(), filters, self.tokens
+                ),
+                rates=scored.rates(now),
+                latency=scored.latency(now),
+                rows=scored.tally.rows,
+                flagged=scored.tally.flagged,
+                trouble=self._trouble,
+            )
+
+    def tally(self) -> Tally:
+        """A copy of the sums over all rows."""
+        with self._lock:
+            return copy.deepcopy(self._scored.tally)
+
+    def countries(self) -> list[str]:
+        """The countries that occur."""
+        with self._lock:
+            return sorted(self._scored.tally.countries)
+
+    def health(self) -> Health | None:
+        """The stream's health; None before the first look."""
+        return self._health
+
+    def books(self) -> tuple[Books, str] | None:
+        """The counts and the verdict; None before the first look."""
+        return self._books
+
+    def quarantine(self) -> dict[str, int]:
+        """Reason → records."""
+        reasons = self._quarantine.values.items()
+        return {reason: n for (reason,), n in sorted(reasons) if n}
+
+    def gold(self) -> AtRisk | None:
+        """dbt's accounts at risk; None as long as there are none."""
+        return self._gold
+
+    def account(self, token: str) -> AccountPage | None:
+        """The page of the account behind a token; None if the token leads nowhere.
+
+        Raises:
+            NoTable: the table can't be read.
+        """
+        account_id = self.tokens.account_of(token)
+        if account_id is None:
+            return None
+        found = history(self.settings, account_id)
+        return account_page(found, self.tokens, THRESHOLDS.amount_z)
+
+    # -- the thread -------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            try:
+                self.refresh()
+            except Exception as error:
+                # A half-written lake can fail in ways nobody listed; the page says
+                # so, and the next look may find it whole.
+                _log.warning("can't read %s", self.settings.lake, exc_info=True)
+                self._trouble = f"the lake can't be read just now ({error!r:.200})"
+                self._scored.follower.restart()
+            self._end.wait(POLL_SECONDS)
+
+    def _look_after(self) -> None:
+        for table in (self._bronze, self._transactions, self._quarantine):
+            try:
+                table.refresh()
+            except NoTable:
+                continue  # it counts as empty
+        health = look(self.settings, self._ends, time.time())
+        ingest = health.queries.get("ingest")
+        books = Books(
+            committed=self._bronze.committed(ingest.committed if ingest else {}),
+            bronze=self._bronze.rows,
+            transactions=self._transactions.rows,
+            quarantine=self._quarantine.rows,
+            scored=self._scored.tally.rows,
+            behind=health.behind,
+        )
+        self._health = health
+        self._books = books, self._verdict.judge(books, time.monotonic())

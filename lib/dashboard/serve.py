@@ -1,0 +1,156 @@
+"""Streamlit in a process of its own, which ends with the process that started it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from lib.config import Settings
+from lib.errors import FraudError
+
+HOST = "127.0.0.1"
+PORT = 8501
+READY_SECONDS = 60
+STOP_SECONDS = 10
+_APP = Path(__file__).with_name("app.py")
+
+
+class Dashboard:
+    """The running page.
+
+    Attributes:
+        url: where it is.
+        pid: its process.
+    """
+
+    def __init__(self, settings: Settings, port: int | None = None) -> None:
+        """Args: settings; port, where None means PORT, 0 any that is free."""
+        self.settings = settings
+        self._port = _free_port() if port == 0 else (port or PORT)
+        self.url = f"http://{HOST}:{self._port}"
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> Dashboard:
+        """Start it; returns when it answers.
+
+        Raises:
+            FraudError: the port is taken, or the page does not start.
+        """
+        if not _free(self._port):
+            raise FraudError(
+                f"port {self._port} is taken: end what runs there, or choose another "
+                "with --port"
+            )
+        log = self.settings.log_dir / "dashboard.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lib.dashboard.serve", str(self._port)],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                cwd=Path(__file__).resolve().parents[2],
+                env=os.environ | self.settings.as_env(),
+                start_new_session=True,  # Ctrl-C reaches us, and we end it
+            )
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._answers():
+            if not self.alive() or time.monotonic() > deadline:
+                self.stop()
+                raise FraudError(f"the dashboard does not start: see {log}")
+            time.sleep(0.1)
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Process id of the page."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is None:
+            return
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def __enter__(self) -> Dashboard:
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=2) as got:
+                return got.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the server does it: what lingers from an earlier run is no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the other end of stdin is gone, however it went."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(0)  # nothing here is written: there is nothing to be lost
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def main(port: str) -> None:
+    """Run the page in this process."""
+    from streamlit.web import cli
+
+    _end_with_parent()
+    options = {
+        "server.port": port,
+        "server.address": HOST,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "server.runOnSave": "false",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
+        "runner.fastReruns": "true",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    sys.argv = ["streamlit", "run", str(_APP), *flags]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

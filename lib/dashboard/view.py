@@ -1,0 +1,242 @@
+"""What the page shows, ready to be drawn: masked, formatted, filtered. No Streamlit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from lib.dashboard.accounts import History
+from lib.dashboard.masking import LABELS, Tokens, reason, scrub
+from lib.dashboard.model import Row
+from lib.dashboard.tally import DETECTORS, SLOT_SECONDS
+from lib.events import mask_account
+
+FEED_ROWS = 40
+TOP_ACCOUNTS = 10
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What of the feed is wanted; empty means everything.
+
+    Attributes:
+        detectors: rows on which one of these fires.
+        countries: rows of these countries.
+        ending: rows of accounts whose masked id ends in this.
+    """
+
+    detectors: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    ending: str = ""
+
+    def keep(self, row: Row) -> bool:
+        """Whether the row is wanted."""
+        if self.detectors and not set(self.detectors) & set(row.detectors):
+            return False
+        if self.countries and row.country not in self.countries:
+            return False
+        return mask_account(row.account_id).endswith(self.ending)
+
+
+@dataclass(frozen=True)
+class Badge:
+    """An alert on a row: the detector, its label and why it fired."""
+
+    detector: str
+    label: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the feed, fit for a browser.
+
+    Attributes:
+        event: the event's token.
+        clock: when its record reached Kafka, time of day, UTC.
+        event_time: when it happened, UTC.
+        account: the masked account.
+        token: the account's token.
+        visible_ms: when the row's commit made it visible; None if unknown.
+        latency_ms: from Kafka to that commit; None if unknown.
+    """
+
+    event: str
+    clock: str
+    event_time: str
+    account: str
+    token: str
+    merchant: str
+    country: str
+    amount: str
+    badges: tuple[Badge, ...]
+    late: bool
+    revised: bool
+    visible_ms: int | None
+    latency_ms: float | None
+
+
+def feed(rows: list[Row], alerts: list[Row], filters: Filters, tokens: Tokens):
+    """The newest FEED_ROWS entries that the filters let through.
+
+    Args:
+        rows: the newest rows, newest first.
+        alerts: the newest rows with an alert; they reach further back.
+        filters: what is wanted.
+        tokens: makes the tokens.
+    """
+    chosen = alerts if filters.detectors else rows
+    found = []
+    for row in chosen:
+        if filters.keep(row):
+            found.append(entry(row, tokens))
+            if len(found) == FEED_ROWS:
+                break
+    return found
+
+
+def entry(row: Row, tokens: Tokens) -> Entry:
+    """One row of the feed."""
+    badges = tuple(Badge(d, LABELS[d], reason(row, d)) for d in row.detectors)
+    latency = None
+    if row.visible_ms is not None:
+        latency = row.visible_ms - _epoch_ms(row.kafka_timestamp)
+    return Entry(
+        event=tokens.event(row.account_id, row.event_id),
+        clock=f"{row.kafka_timestamp:%H:%M:%S}",
+        event_time=f"{row.ts:%Y-%m-%d %H:%M:%S}",
+        account=mask_account(row.account_id),
+        token=tokens.account(row.account_id),
+        merchant=scrub(row.merchant),
+        country=scrub(row.country),
+        amount=f"{row.amount:,} {row.currency}",
+        badges=badges,
+        late=row.late,
+        revised=row.revision > 0,
+        visible_ms=row.visible_ms,
+        latency_ms=latency,
+    )
+
+
+def alerts_over_time(slots: Counter) -> pd.DataFrame:
+    """Alerts per detector over time, in slots wide enough to be few.
+
+    Args:
+        slots: (slot, detector) → alerts, see ``tally.Tally``.
+
+    Returns:
+        columns ``at`` (UTC, start of the slot), ``detector``, ``alerts``,
+        ``seconds`` (the slot's width).
+    """
+    columns = ["at", "detector", "alerts", "seconds"]
+    counts = {key: n for key, n in slots.items() if n > 0}
+    if not counts:
+        return pd.DataFrame(columns=columns)
+    first, last = (f(slot for slot, _ in counts) for f in (min, max))
+    span = (last - first + 1) * SLOT_SECONDS
+    width = next((w for w in (10, 60, 300, 600) if span / w <= 60), 1800)
+    wide: Counter = Counter()
+    for (slot, detector), n in counts.items():
+        wide[slot * SLOT_SECONDS // width * width, detector] += n
+    rows = [
+        (pd.Timestamp(at, unit="s"), detector, n, width)
+        for (at, detector), n in sorted(wide.items())
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataFrame:
+    """Transactions and alerts of the countries with the most alerts.
+
+    Returns:
+        columns ``country``, ``transactions``, ``alerts``, most alerts first.
+    """
+    rows = [(scrub(c), n, flagged.get(c, 0)) for c, n in countries.items()]
+    frame = pd.DataFrame(rows, columns=["country", "transactions", "alerts"])
+    order = ["alerts", "transactions", "country"]
+    return frame.sort_values(order, ascending=[False, False, True]).head(most)
+
+
+def top_accounts(accounts: dict[str, Counter], tokens: Tokens) -> list[dict]:
+    """The TOP_ACCOUNTS accounts with the most alerts, as the stream has it now."""
+    totals = ((sum(alerts.values()), name) for name, alerts in accounts.items())
+    most = sorted(totals, key=lambda pair: (-pair[0], pair[1]))[:TOP_ACCOUNTS]
+    return [
+        {
+            "account": mask_account(name),
+            "token": tokens.account(name),
+            "alerts": total,
+            **{d: accounts[name][d] for d in DETECTORS},
+        }
+        for total, name in most
+        if total > 0
+    ]
+
+
+def gold_accounts(rows: Iterable[dict], tokens: Tokens) -> list[dict]:
+    """dbt's accounts at risk, masked (see ``accounts.at_risk``)."""
+    return [
+        {
+            "account": mask_account(row["account_id"]),
+            "token": tokens.account(row["account_id"]),
+            "alerts": row["alerts"],
+            **{d: row[f"{d}_alerts"] for d in DETECTORS},
+            "risk_band": row["risk_band"],
+        }
+        for row in rows
+    ]
+
+
+@dataclass(frozen=True)
+class AccountPage:
+    """An account's page, fit for a browser.
+
+    Attributes:
+        account: the masked account.
+        total: its events in the table.
+        entries: the newest of them, newest first.
+        places: ``partition 2, offset 1041`` of each entry, or empty.
+        points: columns ``ts``, ``amount``, ``currency``, ``mean``, ``low``, ``high``
+            (the band in which no outlier is), ``pattern`` (``normal`` or a detector).
+    """
+
+    account: str
+    total: int
+    entries: list[Entry]
+    places: list[str]
+    points: pd.DataFrame = field(repr=False)
+
+
+def account_page(found: History, tokens: Tokens, z_limit: float) -> AccountPage | None:
+    """The page of the account whose history that is; None if it has no events."""
+    if not found.rows:
+        return None
+    places = [found.places.get(row.event_id) for row in found.rows]
+    return AccountPage(
+        account=mask_account(found.rows[0].account_id),
+        total=found.total,
+        entries=[entry(row, tokens) for row in found.rows],
+        places=[f"partition {p[0]}, offset {p[1]:,}" if p else "" for p in places],
+        points=pd.DataFrame([_point(row, z_limit) for row in reversed(found.rows)]),
+    )
+
+
+def _point(row: Row, z_limit: float) -> dict[str, object]:
+    mean, spread = row.baseline_mean, row.baseline_stddev
+    known = row.z is not None and spread is not None
+    return {
+        "ts": row.ts,
+        "amount": float(row.amount),
+        "currency": row.currency,
+        "mean": mean if known else None,
+        "low": max(0.0, mean - z_limit * spread) if known else None,
+        "high": mean + z_limit * spread if known else None,
+        "pattern": row.detectors[0] if row.detectors else "normal",
+    }
+
+
+def _epoch_ms(moment) -> float:
+    return pd.Timestamp(moment, tz="UTC").timestamp() * 1000

@@ -28,8 +28,8 @@ $(STAMP): requirements.txt jars.lock pyproject.toml
 	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/pre-commit install >/dev/null 2>&1 || true; fi
 	@touch $(STAMP)
 
-demo: setup  ## cards through Kafka and Spark into Delta, live, then the books
-	@$(RUN) demo --exit
+demo: setup  ## broker, stream, dashboard and live cards; Ctrl-C ends it, with the books
+	@$(RUN) demo
 
 lab: setup  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks

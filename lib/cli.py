@@ -191,24 +191,29 @@ def _dashboard(arguments, settings: Settings, stop: threading.Event):
 
 def _demo(arguments, settings: Settings, stop: threading.Event):
     from lib.broker import bootstrap_servers
+    from lib.checkpoint import exclusive
+    from lib.dashboard.serve import Dashboard, open_in_browser
     from lib.demo import demo
+    from lib.traffic import Plan
 
-    _say("starting the broker and Spark …")
+    with exclusive(settings):
+        pass  # refused in a second, and not after everything has started for nothing
+    _say("starting the dashboard, the broker and Spark …")
+    # The page first: it is there before there is anything to see, and says so.
     with (
+        Dashboard(settings, arguments.port, or_any_port=True) as dashboard,
         bootstrap_servers(settings) as bootstrap,
-        _spark(settings, short_lived=True) as spark,
     ):
-        result = demo(
-            spark,
-            settings,
-            bootstrap,
-            stop,
-            rate=arguments.rate,
-            events=arguments.events,
-            say=_say,
-        )
-    complete = result["balanced"] and not stop.is_set()
-    return (INTERRUPTED if stop.is_set() else int(not complete)), result
+        _say(f"dashboard: {dashboard.url}")
+        if not arguments.exit:
+            open_in_browser(dashboard.url)
+        with _spark(settings, short_lived=arguments.exit) as spark:
+            plan = Plan(arguments.rate, arguments.events, ends=arguments.exit)
+            result = demo(spark, settings, bootstrap, stop, plan=plan, say=_say)
+        result["dashboard"] = dashboard.url
+    # Ctrl-C is how a demo without --exit ends.
+    cut_short = arguments.exit and stop.is_set()
+    return (INTERRUPTED if cut_short else int(not result["balanced"])), result
 
 
 def _doctor(_arguments, settings: Settings, _stop: threading.Event):
@@ -395,9 +400,15 @@ def _parser() -> argparse.ArgumentParser:
     dashboard = command("dashboard", _dashboard, "the operator's page until Ctrl-C")
     dashboard.add_argument("--port", type=_port, metavar="P", help="0: any free one")
 
-    demo = command("demo", _demo, "broker, stream and a live replay, all in one")
-    demo.add_argument("--rate", type=_positive(float), default=20.0, metavar="EV_S")
+    demo = command("demo", _demo, "broker, stream, dashboard and live traffic in one")
+    demo.add_argument(
+        "--rate",
+        type=_positive(float),
+        metavar="EV_S",
+        help="events per second; 2 for the fixture and 20 after it, if not given",
+    )
     demo.add_argument("--events", type=_positive(int), metavar="N")
+    demo.add_argument("--port", type=_port, metavar="P", help="of the dashboard")
     demo.add_argument(
         "--exit", action="store_true", help="end when the replay is in the lake"
     )

@@ -1,4 +1,4 @@
-"""The whole pipeline in one command: broker, stream, a live replay, and the books."""
+"""The whole pipeline in one command: broker, two queries, dashboard, live traffic."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from lib import charts
 from lib.clients import end_offsets
-from lib.config import ROOT, Settings
+from lib.config import Settings
+from lib.dashboard.follow import NoTable
+from lib.dashboard.masking import Tokens
+from lib.dashboard.model import Row, ScoredModel
+from lib.dashboard.view import entry
 from lib.errors import FraudError
-from lib.events import mask_account
-from lib.generator import generate
-from lib.producer import Sent, replay
 from lib.progress import rolling_rate
 from lib.reconcile import Books, reconcile
 from lib.stream import Pipeline, pipeline
+from lib.traffic import Plan, Traffic
 
-FIXTURE = ROOT / "fixtures" / "tx_events.jsonl"
 FEED_SECONDS = 1.5
 FEED_ROWS = 8
 ARRIVE_SECONDS = 120
-EVENTS_PER_ACCOUNT = 25
 
 
 def demo(
@@ -34,22 +33,18 @@ def demo(
     bootstrap: str,
     stop: threading.Event,
     *,
-    rate: float,
-    events: int | None,
+    plan: Plan,
     say: Callable[[str], None],
 ) -> dict[str, object]:
-    """Replay the fixture live and show the transactions as they reach Delta.
-
-    A home that holds the fixture already gets newly generated cards instead: the
-    fixture again would be nothing but duplicates.
+    """Run both queries under live traffic and show the transactions as they reach
+    Delta, until the traffic ends or ``stop`` is set; then close the books.
 
     Args:
         spark: the session.
         settings: where everything lies.
         bootstrap: bootstrap servers.
         stop: set it to end early; the books are closed all the same.
-        rate: events per second.
-        events: how many events; None for as many as the fixture has.
+        plan: what to send.
         say: takes each line for the reader.
 
     Returns:
@@ -57,15 +52,20 @@ def demo(
     """
     begun = time.monotonic()
     with pipeline(spark, settings, bootstrap) as running:
-        file = _events_file(settings, bootstrap, events)
-        feed = _Feed(spark, settings, end_offsets(settings, bootstrap))
-        say(f"replaying {file.name} at {rate:g} events/s; Ctrl-C ends it")
-        sent = _replay_while_showing(
-            settings, bootstrap, file, rate, stop, running, feed, say
-        )
+        feed = _Feed(settings)
+        traffic = Traffic(settings, bootstrap, plan).start()
+        say("cards are on their way; Ctrl-C ends it")
+        try:
+            while not stop.wait(FEED_SECONDS):
+                running.raise_failure()
+                feed.show(say)
+                if traffic.done() and plan.ends:
+                    break
+        finally:
+            sent = traffic.stop()
         _wait_until_arrived(running, settings, bootstrap)
         feed.show(say)
-    page = _write_page(spark, settings, rate)
+    page = _write_page(spark, settings)
     books = reconcile(spark, settings, bootstrap)
     for line in books_table(books):
         say(line)
@@ -98,66 +98,33 @@ def books_table(books: Books) -> list[str]:
 class _Feed:
     """Shows each transaction once, when it has become visible in Delta."""
 
-    def __init__(
-        self, spark: SparkSession, settings: Settings, ends: dict[int, int]
-    ) -> None:
-        self._spark, self._settings = spark, settings
-        self._next = dict(ends)
+    def __init__(self, settings: Settings) -> None:
+        self._scored = ScoredModel(settings.table("silver/scored"))
+        self._tokens = Tokens()
+        self._shown: set[tuple[str, str]] = set()
+        self.show(lambda _line: None)  # what an earlier run left here is no news
 
     def show(self, say: Callable[[str], None]) -> None:
         """Say the newest rows; with many, the last FEED_ROWS of them."""
-        silver = self._spark.read.format("delta").load(
-            self._settings.table("silver/transactions")
-        )
-        unseen = F.lit(False)
-        for partition, offset in self._next.items():
-            unseen |= (F.col("partition") == partition) & (F.col("offset") >= offset)
-        rows = silver.where(unseen).orderBy("kafka_timestamp", "offset").collect()
-        for row in rows:
-            self._next[row.partition] = max(self._next[row.partition], row.offset + 1)
-        if len(rows) > FEED_ROWS:
-            say(f"  … {len(rows) - FEED_ROWS} more")
-        for row in rows[-FEED_ROWS:]:
-            say(
-                f"  {mask_account(row.account_id)}  {row.merchant:<28.28}  "
-                f"{row.country}  {row.amount:>12,} {row.currency}"
-            )
-
-
-def _replay_while_showing(
-    settings: Settings,
-    bootstrap: str,
-    file: Path,
-    rate: float,
-    stop: threading.Event,
-    running: Pipeline,
-    feed: _Feed,
-    say: Callable[[str], None],
-) -> Sent:
-    """The producer works in a thread of its own, so that looking at the lake does
-    not slow its open loop."""
-    outcome: list[Sent | BaseException] = []
-
-    def send() -> None:
         try:
-            outcome.append(replay(settings, bootstrap, file, rate=rate, stop=stop))
-        except BaseException as error:  # handed to the caller below
-            outcome.append(error)
+            self._scored.refresh()
+        except NoTable:
+            return
+        rows = {(row.account_id, row.event_id): row for row in self._scored.newest()}
+        new = [rows[key] for key in reversed(rows) if key not in self._shown]
+        self._shown = set(rows)
+        if len(new) > FEED_ROWS:
+            say(f"  … {len(new) - FEED_ROWS} more")
+        for row in new[-FEED_ROWS:]:
+            say(self._line(row))
 
-    thread = threading.Thread(target=send, name="replay")
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(FEED_SECONDS)
-            running.raise_failure()
-            feed.show(say)
-    finally:
-        if thread.is_alive():
-            stop.set()
-            thread.join()
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+    def _line(self, row: Row) -> str:
+        shown = entry(row, self._tokens)
+        signals = "  ".join(f"{b.label} ({b.why})" for b in shown.badges)
+        return (
+            f"  {shown.account}  {shown.merchant:<28.28}  {shown.country}  "
+            f"{shown.amount:>16}  {signals}"
+        ).rstrip()
 
 
 def _wait_until_arrived(running: Pipeline, settings: Settings, bootstrap: str) -> None:
@@ -173,24 +140,7 @@ def _wait_until_arrived(running: Pipeline, settings: Settings, bootstrap: str) -
         time.sleep(0.1)
 
 
-def _events_file(settings: Settings, bootstrap: str, events: int | None) -> Path:
-    """The fixture (or its first ``events`` lines), and generated cards behind it."""
-    fixture = FIXTURE.read_text().splitlines()
-    held = sum(end_offsets(settings, bootstrap).values())
-    wanted = events or len(fixture)
-    lines = [] if held else fixture[:wanted]
-    missing = wanted - len(lines)
-    if missing:
-        accounts = max(1, missing // EVENTS_PER_ACCOUNT)
-        lines += generate(missing, accounts, seed=held + 1).lines
-    folder = settings.home / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "tx_events.jsonl"
-    file.write_text("\n".join(lines) + "\n")
-    return file
-
-
-def _write_page(spark: SparkSession, settings: Settings, rate: float) -> Path:
+def _write_page(spark: SparkSession, settings: Settings) -> Path:
     """A self-contained page with the throughput of everything in the lake's last
     replay."""
     silver = spark.read.format("delta").load(settings.table("silver/transactions"))
@@ -201,8 +151,8 @@ def _write_page(spark: SparkSession, settings: Settings, rate: float) -> Path:
     figure = charts.throughput(
         rolling_rate(newest),
         f"{len(newest):,} transactions reached Delta at the rate they were sent",
-        target=rate,
     )
     page = settings.home / "demo" / "throughput.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
     figure.write_html(page, include_plotlyjs=True)
     return page

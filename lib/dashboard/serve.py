@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import webbrowser
 from pathlib import Path
 
 from lib.config import Settings
@@ -30,9 +31,18 @@ class Dashboard:
         pid: its process.
     """
 
-    def __init__(self, settings: Settings, port: int | None = None) -> None:
-        """Args: settings; port, where None means PORT, 0 any that is free."""
+    def __init__(
+        self,
+        settings: Settings,
+        port: int | None = None,
+        *,
+        or_any_port: bool = False,
+    ) -> None:
+        """Args: settings; port: None means PORT, 0 any that is free; or_any_port:
+        if nobody asked for a port and PORT is taken, use another one."""
         self.settings = settings
+        if port is None and or_any_port and not _free(PORT):
+            port = 0
         self._port = _free_port() if port == 0 else (port or PORT)
         self.url = f"http://{HOST}:{self._port}"
         self._process: subprocess.Popen | None = None
@@ -101,6 +111,15 @@ class Dashboard:
                 return got.status == 200
         except (urllib.error.URLError, OSError):
             return False
+
+
+def open_in_browser(url: str) -> None:
+    """Show the page in the person's browser, where there is a screen to show it on."""
+    on_screen = sys.platform == "darwin" or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+    if on_screen:  # else Python would open a text browser in this very terminal
+        webbrowser.open(url)
 
 
 def _free(port: int) -> bool:

@@ -1,0 +1,118 @@
+"""What the demo sends: the fixture first, then new cards for as long as one likes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.clients import end_offsets
+from lib.config import ROOT, Settings
+from lib.generator import generate
+from lib.producer import Sent, replay
+
+FIXTURE = ROOT / "fixtures" / "tx_events.jsonl"
+FIXTURE_RATE = 2.0
+"""Events per second of the fixture, as on the project's page."""
+
+GENERATED_RATE = 20.0
+CHUNK = 6_000
+"""Generated events of one file: five minutes at GENERATED_RATE."""
+
+EVENTS_PER_ACCOUNT = 25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is sent, and how fast.
+
+    Attributes:
+        rate: events per second; None for FIXTURE_RATE and then GENERATED_RATE.
+        events: how many in all; None for no limit.
+        ends: without a limit, end behind the fixture.
+    """
+
+    rate: float | None
+    events: int | None
+    ends: bool
+
+
+class Traffic:
+    """Sends in a thread of its own, so that nobody slows its open loop.
+
+    A home that holds records already gets no fixture: it would be nothing but
+    duplicates.
+    """
+
+    def __init__(self, settings: Settings, bootstrap: str, plan: Plan) -> None:
+        self._settings, self._bootstrap, self._plan = settings, bootstrap, plan
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traffic")
+        self._error: BaseException | None = None
+        self._sent: list[Sent] = []
+        self._held = sum(end_offsets(settings, bootstrap).values())
+
+    def start(self) -> Traffic:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def done(self) -> bool:
+        """Whether all is sent.
+
+        Raises:
+            FraudError: it could not be sent.
+        """
+        if self._error is not None:
+            raise self._error
+        return not self._thread.is_alive()
+
+    def stop(self) -> Sent:
+        """Send no more; what was sent until now."""
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return Sent(
+            sent=sum(part.sent for part in self._sent),
+            acked=sum(part.acked for part in self._sent),
+            seconds=sum(part.seconds for part in self._sent),
+        )
+
+    def _run(self) -> None:
+        try:
+            self._send_all()
+        except BaseException as error:  # handed to the one who waits
+            self._error = error
+
+    def _send_all(self) -> None:
+        plan = self._plan
+        left = plan.events
+        if not self._held:
+            lines = FIXTURE.read_text().splitlines()[:left]
+            self._send(lines, plan.rate or FIXTURE_RATE)
+            left = None if left is None else left - len(lines)
+        elif plan.ends and left is None:
+            left = len(FIXTURE.read_text().splitlines())
+        if left is None and plan.ends:
+            return
+        number = 0
+        while not self._stop.is_set() and left != 0:
+            count = CHUNK if left is None else min(left, CHUNK)
+            accounts = max(1, count // EVENTS_PER_ACCOUNT)
+            number += 1
+            made = generate(count, accounts, seed=self._held + number)
+            self._send(made.lines, plan.rate or GENERATED_RATE)
+            left = None if left is None else left - count
+
+    def _send(self, lines: list[str], rate: float) -> None:
+        file = self._file()
+        file.write_text("\n".join(lines) + "\n")
+        self._sent.append(
+            replay(self._settings, self._bootstrap, file, rate=rate, stop=self._stop)
+        )
+
+    def _file(self) -> Path:
+        folder = self._settings.home / "demo"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "tx_events.jsonl"

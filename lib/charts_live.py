@@ -52,7 +52,7 @@ def alerts_over_time(alerts: pd.DataFrame, title: str) -> go.Figure:
             name=detector,
             marker={
                 "color": COLOURS[detector],
-                "pattern": {"shape": PATTERNS[detector], "solidity": 0.15},
+                "pattern": {"shape": PATTERNS[detector], "fillmode": "overlay"},
             },
         )
     return made.update_layout(barmode="stack").update_xaxes(type="date")

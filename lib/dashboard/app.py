@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pandas as pd
+import pycountry
 import streamlit as st
 
 from lib import charts_live
@@ -12,11 +13,14 @@ from lib.config import Settings
 from lib.dashboard import markup, view
 from lib.dashboard.follow import NoTable
 from lib.dashboard.health import NOT_ASKED, Health, age_text, clock_text
-from lib.dashboard.masking import LABELS
 from lib.dashboard.reader import Live, Reader
+from lib.dashboard.tally import DETECTORS
 
 FEED_SECONDS = 0.7
-SLOW_SECONDS = 2.0
+HEALTH_SECONDS = 2.0
+CHART_SECONDS = 4.0
+"""How often each part is drawn anew; a chart costs more than a table."""
+
 CHART_HEIGHT = 260
 
 
@@ -44,7 +48,7 @@ def main() -> None:
 def _overview(reader: Reader) -> None:
     st.title("Fraud signals, live")
     st.fragment(_status, run_every=1.0)(reader)
-    filters, paused = _controls(reader)
+    filters, paused = _controls()
 
     def every(seconds: float) -> float | None:
         return None if paused else seconds
@@ -52,10 +56,10 @@ def _overview(reader: Reader) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.fragment(_feed, run_every=every(FEED_SECONDS))(reader, filters, paused)
+        st.fragment(_health, run_every=every(HEALTH_SECONDS))(reader)
     with right:
-        st.fragment(_rates, run_every=every(1.0))(reader)
-        st.fragment(_charts, run_every=every(SLOW_SECONDS))(reader)
-    st.fragment(_health, run_every=every(SLOW_SECONDS))(reader)
+        st.fragment(_rates, run_every=every(HEALTH_SECONDS))(reader)
+        st.fragment(_charts, run_every=every(CHART_SECONDS))(reader)
 
 
 def _status(reader: Reader) -> None:
@@ -79,21 +83,34 @@ def stream_status(health: Health | None, now: float) -> tuple[str, str]:
     return "ok", "stream is running"
 
 
-def _controls(reader: Reader) -> tuple[view.Filters, bool]:
+def _controls() -> tuple[view.Filters, bool]:
     detectors, countries, account, pause = st.columns([3, 3, 2, 1])
+    # In the address, so that a filtered page can be sent to a colleague.
     with detectors:
         chosen = st.multiselect(
-            "Detectors", list(LABELS), format_func=LABELS.get, key="detectors"
+            "Detectors", DETECTORS, key="detectors", bind="query-params"
         )
     with countries:
-        wanted = st.multiselect("Countries", reader.countries(), key="countries")
+        wanted = st.multiselect(
+            "Countries", _countries(), key="countries", bind="query-params"
+        )
     with account:
         ending = st.text_input(
-            "Account ends in", key="ending", max_chars=2, placeholder="84"
+            "Account ends in",
+            key="ending",
+            max_chars=2,
+            placeholder="84",
+            bind="query-params",
         )
     with pause:
         paused = st.toggle("Pause", key="paused", help="Stop the page, not the stream.")
     return view.Filters(tuple(chosen), tuple(wanted), ending.strip()), paused
+
+
+@st.cache_data(show_spinner=False)
+def _countries() -> list[str]:
+    """All of ISO 3166-1: what occurs in the lake would change under the reader."""
+    return sorted(country.alpha_2 for country in pycountry.countries)
 
 
 def _feed(reader: Reader, filters: view.Filters, paused: bool) -> None:
@@ -139,28 +156,26 @@ def _rates(reader: Reader) -> None:
 
 
 def _charts(reader: Reader) -> None:
-    tally = reader.tally()
-    over_time = view.alerts_over_time(tally.slots)
-    counts = ", ".join(f"{tally.alerts[d]:,} {d}" for d in view.DETECTORS)
-    _chart(charts_live.alerts_over_time(over_time, f"Alerts: {counts}"), "alerts")
-    countries = view.by_country(tally.countries, tally.flagged_countries)
-    if len(countries):
-        first = countries.iloc[0]
+    alerts = reader.alerts()
+    counts = ", ".join(f"{alerts.totals[d]:,} {d}" for d in DETECTORS)
+    _chart(
+        charts_live.alerts_over_time(alerts.over_time, f"Alerts: {counts}"), "alerts"
+    )
+    if len(alerts.countries):
+        first = alerts.countries.iloc[0]
         title = f"{first['country']} has the most alerts: {first['alerts']:,}"
-        _chart(charts_live.countries(countries, title), "countries")
-    _top_accounts(reader, tally.accounts)
+        _chart(charts_live.countries(alerts.countries, title), "countries")
+    st.html(_accounts_table(reader, alerts.accounts))
 
 
-def _top_accounts(reader: Reader, accounts) -> None:
+def _accounts_table(reader: Reader, counted: list[dict]) -> str:
     gold = reader.gold()
     if gold:
         age = age_text(max(0.0, time.time() - gold.built_ms / 1000))
         rows = view.gold_accounts(gold.accounts, reader.tokens)
-        caption = f"Accounts at risk, from dbt's marts, built {age} ago"
-    else:
-        rows = view.top_accounts(accounts, reader.tokens)
-        caption = "Accounts with the most alerts (no marts yet: counted by this page)"
-    st.html(markup.accounts(rows, caption))
+        return markup.accounts(rows, f"Accounts at risk, from the marts of {age} ago")
+    caption = "Accounts with the most alerts (no marts yet: counted by this page)"
+    return markup.accounts(counted, caption)
 
 
 def _health(reader: Reader) -> None:
@@ -168,18 +183,16 @@ def _health(reader: Reader) -> None:
     if health is None or judged is None:
         return
     st.header("Health")
-    lag, batches, books = st.columns(3, gap="large")
-    with lag:
+    one, other = st.columns(2, gap="large")
+    with one:
         st.html(_lag_table(health))
         if health.broker_trouble:
             st.caption(f"Broker: {health.broker_trouble}")
-    with batches:
         st.html(_query_table(health))
-    with books:
+    with other:
         st.html(_books_table(*judged))
-        reasons = reader.quarantine()
-        if reasons:
-            lines = [(name, n) for name, n in reasons.items()]
+        lines = list(reader.quarantine().items())
+        if lines:
             st.html(markup.plain("Quarantined, by reason", ("", "records"), lines))
     st.caption(f"The last look at the lake took {reader.refresh_ms:.0f} ms.")
 

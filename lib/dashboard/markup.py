@@ -18,7 +18,8 @@ STYLE = f"""
 .fs-table caption {{ text-align: left; font-weight: 600; padding: 0 0 .4rem; }}
 .fs-table th, .fs-table td {{ text-align: left; padding: .3rem .6rem .3rem 0;
   border-bottom: 1px solid rgba(128,128,128,.3); vertical-align: top; }}
-.fs-table .fs-number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.fs-table .fs-number {{ text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }}
 .fs-table a {{ color: inherit; }}
 .fs-scroll {{ max-height: 36rem; overflow-y: auto; }}
 .fs-scroll thead th {{ position: sticky; top: 0;

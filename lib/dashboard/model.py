@@ -189,8 +189,8 @@ class ScoredModel:
         latest = None
         if commit.removed:
             latest = _last_written(self.follower, commit.added)
-        written = [self._written(file, latest) for file in commit.added]
-        fresh = concat(written, _EMPTY)
+        pieces = [self._written(file, latest) for file in commit.added]
+        written = fresh = concat(pieces, _EMPTY)
         known = self._take_back(commit, fresh)
         if known:
             ids = zip(
@@ -203,8 +203,7 @@ class ScoredModel:
             measured = commit.at_ms - _millis(fresh["kafka_timestamp"])
             self._latencies.add(measured)
             self._minute.add(commit.at_ms / 1000, fresh.num_rows, measured)
-        for rows in written:
-            self._show(rows, commit.at_ms, known)
+        self._show(written, commit.at_ms, known)
 
     def _written(self, file: File, latest: datetime | None) -> pa.Table:
         """An added file's rows, tallied; with ``latest`` only those scored then."""

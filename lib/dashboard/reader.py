@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 
+import pandas as pd
 import pyarrow as pa
 
 from lib.config import Settings
@@ -17,8 +18,16 @@ from lib.dashboard.health import Health, TopicEnds, look
 from lib.dashboard.ledger import Books, Bronze, Counted, Verdict
 from lib.dashboard.masking import Tokens
 from lib.dashboard.model import Latency, ScoredModel
-from lib.dashboard.tally import Tally
-from lib.dashboard.view import AccountPage, Entry, Filters, account_page, feed
+from lib.dashboard.view import (
+    AccountPage,
+    Entry,
+    Filters,
+    account_page,
+    alerts_over_time,
+    by_country,
+    feed,
+    top_accounts,
+)
 from lib.detectors import THRESHOLDS
 
 POLL_SECONDS = 0.25
@@ -46,6 +55,23 @@ class Live:
     rows: int
     flagged: int
     trouble: str
+
+
+@dataclass(frozen=True)
+class Alerts:
+    """Sums over all rows, see ``lib.dashboard.view`` for the frames.
+
+    Attributes:
+        totals: detector → alerts.
+        over_time: frame of ``alerts_over_time``.
+        countries: frame of ``by_country``.
+        accounts: rows of ``top_accounts``.
+    """
+
+    totals: Counter[str]
+    over_time: pd.DataFrame
+    countries: pd.DataFrame
+    accounts: list[dict]
 
 
 class Reader:
@@ -126,15 +152,16 @@ class Reader:
                 trouble=self._trouble,
             )
 
-    def tally(self) -> Tally:
-        """A copy of the sums over all rows."""
+    def alerts(self) -> Alerts:
+        """Alerts over time, by country and by account."""
         with self._lock:
-            return copy.deepcopy(self._scored.tally)
-
-    def countries(self) -> list[str]:
-        """The countries that occur."""
-        with self._lock:
-            return sorted(self._scored.tally.countries)
+            tally = self._scored.tally
+            return Alerts(
+                totals=Counter(tally.alerts),
+                over_time=alerts_over_time(tally.slots),
+                countries=by_country(tally.countries, tally.flagged_countries),
+                accounts=top_accounts(tally.accounts, self.tokens),
+            )
 
     def health(self) -> Health | None:
         """The stream's health; None before the first look."""

@@ -62,7 +62,10 @@ class Dashboard:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lib.dashboard.serve", str(self._port)],
+                [
+                    *(sys.executable, "-m", "lib.dashboard.serve", str(self._port)),
+                    str(self.settings.home),  # for those who look at `ps`
+                ],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,

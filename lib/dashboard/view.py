@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -154,7 +155,11 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
     Returns:
         columns ``country``, ``transactions``, ``alerts``, most alerts first.
     """
-    rows = [(scrub(c), n, flagged.get(c, 0)) for c, n in countries.items()]
+    rows = [
+        (scrub(country), countries[country], alerts)
+        for country, alerts in flagged.items()
+        if alerts > 0
+    ]
     frame = pd.DataFrame(rows, columns=["country", "transactions", "alerts"])
     order = ["alerts", "transactions", "country"]
     return frame.sort_values(order, ascending=[False, False, True]).head(most)
@@ -162,8 +167,8 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
 
 def top_accounts(accounts: dict[str, Counter], tokens: Tokens) -> list[dict]:
     """The TOP_ACCOUNTS accounts with the most alerts, as the stream has it now."""
-    totals = ((sum(alerts.values()), name) for name, alerts in accounts.items())
-    most = sorted(totals, key=lambda pair: (-pair[0], pair[1]))[:TOP_ACCOUNTS]
+    totals = ((-sum(alerts.values()), name) for name, alerts in accounts.items())
+    most = [(-total, name) for total, name in heapq.nsmallest(TOP_ACCOUNTS, totals)]
     return [
         {
             "account": mask_account(name),

@@ -88,8 +88,9 @@ class Browser:
         self._end()
 
     def open(self, url: str) -> None:
-        """Go to the page; returns as soon as it is on its way."""
+        """Go to the page; returns when the browser has its document."""
         self.command("Page.navigate", url=url)
+        self.until("document.readyState === 'complete'", START_SECONDS)
 
     def ask(self, script: str):
         """The value of a JavaScript expression; a promise is waited for.
@@ -108,17 +109,23 @@ class Browser:
         """The first true value of a JavaScript expression.
 
         Raises:
-            TimeoutError: none came; the text is what the page shows.
+            TimeoutError: none came.
         """
         deadline = time.monotonic() + timeout
-        while not (value := self.ask(script)):
+        while True:
+            try:
+                if value := self.ask(script):
+                    return value
+                shown = "it never was true"
+            except FraudError as error:  # the page is on its way to another one
+                shown = str(error)
             if time.monotonic() > deadline:
-                shown = self.ask("document.body.innerText") or ""
-                raise TimeoutError(
-                    f"not within {timeout:g} s: {script}\n{shown[:3000]}"
-                )
+                raise TimeoutError(f"not within {timeout:g} s: {script}; {shown}")
             time.sleep(POLL_SECONDS)
-        return value
+
+    def text(self) -> str:
+        """What the page shows as text."""
+        return self.ask("document.body ? document.body.innerText : ''")
 
     def picture(self, file: Path, *, whole: bool = False) -> Path:
         """A PNG of what the window shows, or of the whole page."""

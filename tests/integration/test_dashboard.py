@@ -63,16 +63,17 @@ class Stage:
         file.write_text("\n".join(lines) + "\n")
         replay(self.settings, self.bootstrap, file, rate=RATE)
 
-    def metric(self, label: str) -> int:
-        return int(self.browser.ask(METRIC % json.dumps(label)).replace(",", ""))
-
     def until_shown(self, label: str, wanted: int) -> None:
-        script = METRIC % json.dumps(label) + f" === '{wanted:,}'"
-        self.browser.until(script, PATIENCE_SECONDS)
+        self.until(METRIC % json.dumps(label) + f" === '{wanted:,}'")
 
     def until_text(self, text: str, timeout: float = PATIENCE_SECONDS) -> None:
-        script = f"document.body.innerText.includes({json.dumps(text)})"
-        self.browser.until(script, timeout)
+        self.until(f"document.body.innerText.includes({json.dumps(text)})", timeout)
+
+    def until(self, script: str, timeout: float = PATIENCE_SECONDS) -> None:
+        try:
+            self.browser.until(script, timeout)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.browser.text()[:3000]}") from None
 
     def picture(self, name: str) -> None:
         self.browser.picture(SCREENS / f"{name}.png")
@@ -162,13 +163,12 @@ def badge_filter(stage: Stage, label: str) -> None:
     """Choose one detector: its badges are all there is to see."""
     detector = label.split()[1].lower()
     stage.browser.open(f"{stage.url}/?detectors={detector}")
-    stage.browser.until(
+    stage.until(
         f"""(() => {{
           const rows = [...document.querySelectorAll('tr[data-event]')];
           return rows.length && rows.every(
             row => row.innerText.includes({json.dumps(label)}));
-        }})()""",
-        PATIENCE_SECONDS,
+        }})()"""
     )
 
 

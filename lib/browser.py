@@ -73,7 +73,7 @@ class Browser:
             self._socket = websocket.create_connection(
                 self._page_address(), suppress_origin=True, timeout=START_SECONDS
             )
-            for domain in ("Page", "Runtime", "Log", "Network"):
+            for domain in ("Page", "Runtime", "Log"):
                 self.command(f"{domain}.enable")
             if self._dark:
                 scheme = {"name": "prefers-color-scheme", "value": "dark"}

@@ -16,11 +16,10 @@ from lib.dashboard.health import NOT_ASKED, Health, age_text, clock_text
 from lib.dashboard.reader import Live, Reader
 from lib.dashboard.tally import DETECTORS
 
+# How often each part is drawn anew; a chart costs more than a table.
 FEED_SECONDS = 0.7
 HEALTH_SECONDS = 2.0
 CHART_SECONDS = 4.0
-"""How often each part is drawn anew; a chart costs more than a table."""
-
 CHART_HEIGHT = 260
 
 

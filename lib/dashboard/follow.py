@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
 TAIL = 400
@@ -132,6 +132,8 @@ class Follower:
             elif self._tail:
                 table = self._earlier(newest - self._tail) or table
             files = _files(table) if table else ()
+        except TableNotFoundError as error:
+            raise NoTable("there is no such table yet") from error
         except (DeltaError, OSError, ValueError) as error:
             raise NoTable(str(error).strip().splitlines()[0]) from error
         self._fs, self._tail = fs, TAIL

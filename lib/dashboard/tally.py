@@ -139,7 +139,8 @@ class LastMinute:
 
     def add(self, at: float, rows: int, latencies_ms: np.ndarray) -> None:
         """One commit: its time in seconds, its new rows and their latencies."""
-        self._first = at if self._first is None else min(self._first, at)
+        if self._first is None:  # its oldest record: then the traffic had begun
+            self._first = at - max(0.0, float(latencies_ms.max(initial=0))) / 1000
         step = len(latencies_ms) // self.MOST + 1
         self._commits.append((at, rows, latencies_ms[::step].astype(np.float32)))
         while self._commits[0][0] < self._commits[-1][0] - self.HISTORY:
@@ -148,7 +149,7 @@ class LastMinute:
     def rates(self, now: float) -> list[tuple[int, float]]:
         """(second, events per second): the rolling 60 s at each of the last 60 s.
 
-        While less than 60 s have passed since the first commit, that is the divisor.
+        While less than 60 s have passed since the first record, that is the divisor.
         """
         if self._first is None:
             return []
@@ -158,7 +159,7 @@ class LastMinute:
         for second in range(-self.SECONDS + 1, 1):
             moment = now + second
             inside = (times > moment - self.SECONDS) & (times <= moment)
-            since = min(self.SECONDS, max(1.0, moment - self._first + 1))
+            since = min(self.SECONDS, max(1.0, moment - self._first))
             found.append((second, float(counts[inside].sum()) / since))
         return found
 

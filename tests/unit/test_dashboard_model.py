@@ -285,14 +285,14 @@ def test_rolling_rate_divides_by_the_time_there_was():
     assert minute.rates(0) == []
     start = 1_000_000.0
     for second in range(100):
-        minute.add(start + second, 20, np.full(20, 100.0))
+        minute.add(start + second, 20, np.zeros(20))
 
     rates = dict(minute.rates(start + 99))
     assert rates[0] == pytest.approx(20)
     assert rates[-59] == pytest.approx(20)
     young = LastMinute()
     for second in range(5):
-        young.add(start + second, 20, np.full(20, 100.0))
+        young.add(start + second, 20, np.full(20, 1000.0))
     assert young.rates(start + 4)[-1][1] == pytest.approx(20)
     # When nothing comes any more, the rate goes down to nothing.
     assert minute.rates(start + 99 + 30)[-1][1] == pytest.approx(10)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -210,10 +211,10 @@ def _paths_with(table: DeltaTable, account_id: str) -> list[str]:
     paths = actions["path"].to_pylist()
     names = actions.schema.names
     if not paths or "min.account_id" not in names or "max.account_id" not in names:
-        return paths
+        return [unquote(path) for path in paths]
     bounds = (actions[f"{which}.account_id"].to_pylist() for which in ("min", "max"))
     return [
-        path
+        unquote(path)
         for path, low, high in zip(paths, *bounds, strict=True)
         if low is None or high is None or low <= account_id <= high
     ]
@@ -259,7 +260,7 @@ def parse_commit(version: int, text: bytes) -> Commit:
 def _files(table: DeltaTable) -> tuple[File, ...]:
     actions = table.get_add_actions(flatten=True)
     columns = (actions[name].to_pylist() for name in ("path", "num_records"))
-    return tuple(File(*pair) for pair in zip(*columns, strict=True))
+    return tuple(File(unquote(p), rows) for p, rows in zip(*columns, strict=True))
 
 
 def _plain(rows: pa.Table) -> pa.Table:
@@ -278,7 +279,7 @@ def _plain(rows: pa.Table) -> pa.Table:
 
 def _file(action: dict) -> File:
     stats = json.loads(action.get("stats") or "{}")
-    return File(action["path"], stats.get("numRecords"))
+    return File(unquote(action["path"]), stats.get("numRecords"))
 
 
 def _name(version: int) -> str:

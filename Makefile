@@ -7,8 +7,8 @@ UV := 0.13.9
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint bench figures lock sbom docker-up docker-down docker-pin \
-	clean
+.PHONY: help setup demo marts dbt-docs lab test lint bench figures lock sbom docker-up \
+	docker-down docker-pin clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' \
@@ -31,6 +31,12 @@ $(STAMP): requirements.txt jars.lock pyproject.toml
 demo: setup  ## broker, stream, dashboard and live cards; Ctrl-C ends it, with the books
 	@$(RUN) demo
 
+marts: setup  ## build and test the marts with dbt on the lake
+	@$(RUN) marts
+
+dbt-docs: setup  ## write the marts' documentation as one page below FRAUD_HOME
+	@$(RUN) marts --docs
+
 lab: setup  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
 
@@ -41,9 +47,10 @@ test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 		$(BIN)/python -m pytest --nbmake --overwrite \
 		--nbmake-timeout=300 executed
 
-lint: setup  ## ruff over code, tests and notebooks
+lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
 	@$(BIN)/ruff format --check lib tests bench notebooks
 	@$(BIN)/ruff check lib tests bench notebooks
+	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests snapshots
 
 bench: setup  ## throughput of producer and ingest on this machine
 	@$(BIN)/python -m bench

@@ -176,6 +176,18 @@ def _reconcile(_arguments, settings: Settings, _stop: threading.Event):
     return (0 if books.balanced else 1), books.as_dict()
 
 
+def _marts(arguments, settings: Settings, _stop: threading.Event):
+    from lib import warehouse
+
+    with _spark(settings, short_lived=True) as spark:
+        if arguments.docs:
+            return 0, {"docs": str(warehouse.docs(spark, settings))}
+        marts = warehouse.build(spark, settings, full_refresh=arguments.full_refresh)
+    for failure in marts.failures:
+        _say(f"error: {failure}")
+    return int(bool(marts.failures)), marts.as_dict()
+
+
 def _dashboard(arguments, settings: Settings, stop: threading.Event):
     from lib.dashboard.serve import Dashboard
 
@@ -396,6 +408,14 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--max-offsets", type=_positive(int), metavar="N")
 
     command("reconcile", _reconcile, "check that every record is accounted for")
+
+    marts = command("marts", _marts, "build and test the marts with dbt")
+    marts.add_argument(
+        "--full-refresh", action="store_true", help="build every mart anew"
+    )
+    marts.add_argument(
+        "--docs", action="store_true", help="write the documentation instead"
+    )
 
     dashboard = command("dashboard", _dashboard, "the operator's page until Ctrl-C")
     dashboard.add_argument("--port", type=_port, metavar="P", help="0: any free one")

@@ -1,0 +1,19 @@
+{% macro surrogate_key(columns) -%}
+    {#- The one place that says how the columns of a key become one string. -#}
+    md5(concat_ws('|', {{ columns | join(', ') }}))
+{%- endmacro %}
+
+
+{% macro load_time() -%}
+    {#- When this run of dbt began: the same in every row that the run writes. -#}
+    cast('{{ run_started_at }}' as timestamp)
+{%- endmacro %}
+
+
+{% macro loaded_since(relation) -%}
+    {#- Rows of a fact that came or changed after `relation` was last brought up. -#}
+    loaded_at > (
+        select coalesce(max(loaded_at), timestamp '1970-01-01 00:00:00')
+        from {{ relation }}
+    )
+{%- endmacro %}

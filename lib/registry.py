@@ -87,6 +87,12 @@ def register_marts(
     return found
 
 
+def table_bytes(spark: SparkSession, settings: Settings, table: str) -> int:
+    """Size of a table's present version in bytes."""
+    detail = DeltaTable.forPath(spark, settings.table(table)).detail()
+    return detail.select("sizeInBytes").first()[0]
+
+
 def restore(
     spark: SparkSession, settings: Settings, marts: Iterable[str], before: Before
 ) -> None:

@@ -27,9 +27,10 @@ _CONF_DIR = Path(__file__).resolve().parent / "conf"
 _STREAMING = "org.apache.spark.sql.execution.streaming"
 
 
-SHORT_LIVED = "-XX:TieredStopAtLevel=1"
-"""JVM option for a session of a few minutes: the optimising compiler would spend a
-third of the CPU on code that is about to end."""
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
+"""JVM options for a session of a few minutes: the optimising compiler would spend a
+third of the CPU on code that is about to end. Without it the JVM would also make do
+with 48 MB of code, which the plans of the marts fill: it then compiles no more."""
 
 
 def spark_session(

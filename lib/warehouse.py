@@ -15,15 +15,20 @@ from pyspark.sql import SparkSession
 
 from lib.config import ROOT, Settings
 from lib.errors import FraudError
-from lib.registry import register, restore
+from lib.registry import register, restore, table_bytes
 
 PROJECT = ROOT / "dbt"
 
-_CONF = {
-    # The opposite of a micro-batch: few plans, of which some are large.
-    "spark.sql.adaptive.enabled": "true",
-    "spark.sql.adaptive.coalescePartitions.enabled": "true",
+_MANY_ROWS = {"spark.sql.adaptive.enabled": "true"}
+_FEW_ROWS = {
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.shuffle.partitions": "1",
+    # To compile a plan takes longer than to interpret it.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
+_FEW_BYTES = 8_000_000
+"""Up to this size of silver/transactions a run's cost is that of its plans."""
 _BUILT = ("model", "snapshot")
 _TESTED = ("test", "unit_test")
 _MARKUP = re.compile(r"\x1b\[[0-9;]*m")
@@ -100,7 +105,7 @@ def build(
     before = register(spark, settings, marts)
     chosen = ["--select", *select] if select else []
     options = [*chosen, *(["--full-refresh"] if full_refresh else [])]
-    with _session(spark):
+    with _session(spark, settings):
         freshness = _freshness(settings, project, variables) if not select else {}
         try:
             results = _dbt([command, *options], settings, project, variables)
@@ -119,7 +124,7 @@ def docs(spark: SparkSession, settings: Settings, project: Path = PROJECT) -> Pa
         the page, below FRAUD_HOME.
     """
     register(spark, settings, mart_names(project))
-    with _session(spark):
+    with _session(spark, settings):
         _dbt(["docs", "generate", "--static"], settings, project, None)
     return target_folder(settings) / "static_index.html"
 
@@ -263,10 +268,12 @@ def _one_line(text: str) -> str:
 
 
 @contextmanager
-def _session(spark: SparkSession) -> Iterator[None]:
+def _session(spark: SparkSession, settings: Settings) -> Iterator[None]:
     """The session as dbt needs it; running streams have settings of their own."""
-    before = {key: spark.conf.get(key) for key in _CONF}
-    for key, value in _CONF.items():
+    few = table_bytes(spark, settings, "silver/transactions") <= _FEW_BYTES
+    conf = _FEW_ROWS if few else _MANY_ROWS
+    before = {key: spark.conf.get(key) for key in conf}
+    for key, value in conf.items():
         spark.conf.set(key, value)
     try:
         yield

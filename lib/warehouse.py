@@ -260,11 +260,29 @@ def _records(frame: pd.DataFrame) -> Iterator:
 def _one_line(text: str) -> str:
     """What a person needs of one of dbt's errors, which are paragraphs."""
     lines = [line.strip() for line in _MARKUP.sub("", text).splitlines()]
+    if broken := _broken_contract(lines):
+        return broken
     lines = [line for line in lines if line and not line.startswith("compiled code")]
     # "Runtime Error in model m (path)" says less than the line behind it.
     if len(lines) > 1 and re.match(r"^\w+ Error( in |$)", lines[0]):
         lines = lines[1:]
     return " ".join(lines)[:400]
+
+
+def _broken_contract(lines: Sequence[str]) -> str:
+    """dbt's table of what differs from the contract as a sentence; or nothing."""
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    if len(table) < 3 or table[0][-1] != "mismatch_reason":
+        return ""
+    said = []
+    for column, found, wanted, reason in table[2:]:
+        types = f" ({found or 'none'}, contract {wanted or 'none'})"
+        said.append(f"column {column} {reason}{types}")
+    return "the contract is broken: " + "; ".join(said)
 
 
 @contextmanager

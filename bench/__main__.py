@@ -73,9 +73,7 @@ def run(folder: Path, events: int) -> dict[str, object]:
 def _drain(spark, settings: Settings, bootstrap: str) -> tuple[float, int]:
     """Drain the topic; seconds from the query's start to its end, and batches."""
     begun = time.monotonic()
-    with pipeline(
-        spark, settings, bootstrap, drain=True, names=("ingest",)
-    ) as running:
+    with pipeline(spark, settings, bootstrap, drain=True, names=("ingest",)) as running:
         (query,) = running.queries
         query.awaitTermination()
         running.raise_failure()

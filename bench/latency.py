@@ -83,7 +83,9 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
                 running.raise_failure()
                 if running.reached(ends) or arrived.wait(0.1):
                     break
-            reports = {q.name: progress_frame(q.recentProgress) for q in running.queries}
+            reports = {
+                q.name: progress_frame(q.recentProgress) for q in running.queries
+            }
         rows = pd.DataFrame(visible(Path(settings.table(TABLE))))
         spark.stop()
     finally:

@@ -122,3 +122,16 @@ def test_the_lineage_of_a_manifest():
     assert set(nodes["kind"]) == {"source", "model", "exposure"}
     assert len(edges) == 4
     assert not edges["child"].str.startswith("test").any()
+
+
+def test_the_readme_s_columns_are_those_of_the_contracts():
+    told = {}
+    for line in (PROJECT / "README.md").read_text().splitlines():
+        if line.startswith("| `"):
+            name, _grain, columns = line.strip("| ").split(" | ")
+            told[name.strip("`")] = columns.split(", ")
+    models = (PROJECT / "models" / "marts").glob("*.yml")
+    described = {table["name"]: table for p in models for table in _described(p)}
+    columns = {n: [c["name"] for c in t["columns"]] for n, t in described.items()}
+    assert {name: told[name] for name in columns} == columns
+    assert set(told) - set(columns) == {"dim_account_history"}

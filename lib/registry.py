@@ -73,11 +73,11 @@ def register_marts(
     spark: SparkSession, settings: Settings, marts: Iterable[str]
 ) -> dict[str, int]:
     """Register the marts of this lake in place of any other's; table → version."""
-    spark.sql(f"DROP SCHEMA IF EXISTS {GOLD} CASCADE")  # the names, not the files
-    spark.sql(f"CREATE SCHEMA {GOLD}")
+    spark.sql(f"CREATE SCHEMA IF NOT EXISTS {GOLD}")
     found = {}
     for name in marts:
         table = f"{GOLD}/{name}"
+        spark.sql(f"DROP TABLE IF EXISTS {GOLD}.{name}")  # the name, not the files
         if table_exists(spark, settings.table(table)):
             spark.sql(
                 f"CREATE TABLE {GOLD}.{name} USING delta "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ _FEW_ROWS = {
 }
 _FEW_BYTES = 8_000_000
 """Up to this size of silver/transactions a run's cost is that of its plans."""
+_STAGED = "gold.stg_scores"
 _BUILT = ("model", "snapshot")
 _TESTED = ("test", "unit_test")
 _MARKUP = re.compile(r"\x1b\[[0-9;]*m")
@@ -107,6 +109,8 @@ def build(
     options = [*chosen, *(["--full-refresh"] if full_refresh else [])]
     with _session(spark, settings):
         freshness = _freshness(settings, project, variables) if not select else {}
+        if select and not spark.catalog.tableExists(_STAGED):
+            _dbt(["run", "--select", "path:models/staging"], settings, project, None)
         try:
             results = _dbt([command, *options], settings, project, variables)
             nodes = _nodes(results)
@@ -264,7 +268,7 @@ def _one_line(text: str) -> str:
         return broken
     lines = [line for line in lines if line and not line.startswith("compiled code")]
     # "Runtime Error in model m (path)" says less than the line behind it.
-    if len(lines) > 1 and re.match(r"^\w+ Error( in |$)", lines[0]):
+    while len(lines) > 1 and re.match(r"^\w+ Error( in |$)", lines[0]):
         lines = lines[1:]
     return " ".join(lines)[:400]
 
@@ -291,10 +295,14 @@ def _session(spark: SparkSession, settings: Settings) -> Iterator[None]:
     few = table_bytes(spark, settings, "silver/transactions") <= _FEW_BYTES
     conf = _FEW_ROWS if few else _MANY_ROWS
     before = {key: spark.conf.get(key) for key in conf}
+    # PySpark says on stderr, with the whole plan, what dbt reports as a line.
+    logger = logging.getLogger("SQLQueryContextLogger")
+    logger.disabled = True
     for key, value in conf.items():
         spark.conf.set(key, value)
     try:
         yield
     finally:
+        logger.disabled = False
         for key, value in before.items():
             spark.conf.set(key, value)

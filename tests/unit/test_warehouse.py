@@ -85,7 +85,7 @@ def test_the_counts():
 
 
 def test_a_paragraph_becomes_a_line():
-    text = "Database Error in model m (models/m.sql)\n  [X] \x1b[31mno column\n  a\n"
+    text = "Runtime Error in model m (models/m.sql)\n  Database Error\n  [X] \x1b[31mno column\n  a\n"
     text += "  compiled code at target/m.sql"
     assert warehouse._one_line(text) == "[X] no column a"
     assert warehouse._one_line("Runtime Error") == "Runtime Error"

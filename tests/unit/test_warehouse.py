@@ -85,8 +85,8 @@ def test_the_counts():
 
 
 def test_a_paragraph_becomes_a_line():
-    text = "Runtime Error in model m (models/m.sql)\n  Database Error\n  [X] \x1b[31mno column\n  a\n"
-    text += "  compiled code at target/m.sql"
+    text = "Runtime Error in model m (models/m.sql)\n  Database Error\n"
+    text += "  [X] \x1b[31mno column\n  a\n  compiled code at target/m.sql"
     assert warehouse._one_line(text) == "[X] no column a"
     assert warehouse._one_line("Runtime Error") == "Runtime Error"
 

@@ -22,7 +22,7 @@ def lineage(nodes: pd.DataFrame, edges: pd.DataFrame, title: str) -> go.Figure:
     """What is made of what, from the sources on the left to the dashboard.
 
     Args:
-        nodes: columns ``id``, ``name``, ``kind``, ``level`` (``warehouse.lineage``).
+        nodes: columns ``id``, ``name``, ``kind``, ``level`` (``dbt_report.lineage``).
         edges: columns ``parent``, ``child``, of ids.
         title: what is to be seen.
     """
@@ -75,7 +75,7 @@ def node_times(nodes: pd.DataFrame, title: str) -> go.Figure:
     """Seconds of each table that a run built and of all tests by kind, longest first.
 
     Args:
-        nodes: columns ``name``, ``kind``, ``seconds`` (``warehouse.Marts``).
+        nodes: columns ``name``, ``kind``, ``seconds`` (``dbt_report.Marts``).
         title: what is to be seen.
     """
     built = nodes[nodes["kind"].isin(("model", "snapshot"))]

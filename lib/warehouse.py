@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from pyspark.sql import SparkSession
 
 from lib.config import ROOT, Settings
+from lib.dbt_report import Marts, freshness_of, nodes_of, one_line, raise_error
 from lib.errors import FraudError
 from lib.registry import register, restore, table_bytes
 
@@ -31,50 +30,6 @@ _FEW_ROWS = {
 _FEW_BYTES = 8_000_000
 """Up to this size of silver/transactions a run's cost is that of its plans."""
 _STAGED = "gold.stg_scores"
-_BUILT = ("model", "snapshot")
-_TESTED = ("test", "unit_test")
-_MARKUP = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@dataclass(frozen=True)
-class Marts:
-    """What one run of dbt did.
-
-    Attributes:
-        nodes: one row a node in the order of their ends: ``name``, ``kind``,
-            ``status``, ``started``, ``seconds``, ``failures`` (rows that a test
-            found), ``message``.
-        freshness: source → ``pass`` or ``warn``.
-        seconds: from the call to the end.
-    """
-
-    nodes: pd.DataFrame
-    freshness: dict[str, str]
-    seconds: float
-
-    @property
-    def failed(self) -> pd.DataFrame:
-        """The tests that found something."""
-        return self.nodes[self.nodes["status"] == "fail"]
-
-    @property
-    def failures(self) -> list[str]:
-        """One sentence a failed test."""
-        return [f"test {row.name}: {row.message}" for row in _records(self.failed)]
-
-    def as_dict(self) -> dict[str, object]:
-        """The JSON that ``python -m lib marts`` prints."""
-        kinds, status = self.nodes["kind"], self.nodes["status"]
-        return {
-            "models": int(kinds.isin(_BUILT).sum()),
-            "tests": int(kinds.isin(_TESTED).sum()),
-            "failures": len(self.failed),
-            "failed": self.failed["name"].tolist(),
-            "warnings": int((status == "warn").sum()),
-            "skipped": int((status == "skipped").sum()),
-            "freshness": self.freshness,
-            "seconds": round(self.seconds, 3),
-        }
 
 
 def build(
@@ -84,6 +39,7 @@ def build(
     select: Sequence[str] = (),
     full_refresh: bool = False,
     command: str = "build",
+    target: str = "session",
     variables: Mapping[str, object] | None = None,
     project: Path = PROJECT,
 ) -> Marts:
@@ -95,29 +51,36 @@ def build(
         select: dbt's node selection; empty for everything.
         full_refresh: build every mart anew.
         command: ``build``, ``run`` or ``test``.
-        variables: further dbt variables.
+        target: ``session``, or ``thrift`` for a Thrift server that shares the
+            session's catalog; its address in the variables.
+        variables: further dbt variables, e.g. ``thrift_host`` and ``thrift_port``.
         project: the dbt project.
 
     Raises:
-        FraudError: a source is missing or lacks a column, or a model is in error;
-            the marts are then as they were.
+        FraudError: a source is missing or lacks a column, a model is in error, or
+            another run is at work; the marts are then as they were.
     """
     begun = time.monotonic()
     marts = mart_names(project)
-    before = register(spark, settings, marts)
-    chosen = ["--select", *select] if select else []
-    options = [*chosen, *(["--full-refresh"] if full_refresh else [])]
-    with _session(spark, settings):
-        freshness = _freshness(settings, project, variables) if not select else {}
-        if select and not spark.catalog.tableExists(_STAGED):
-            _dbt(["run", "--select", "path:models/staging"], settings, project, None)
-        try:
-            results = _dbt([command, *options], settings, project, variables)
-            nodes = _nodes(results)
-            _raise_error(nodes)
-        except FraudError:
-            restore(spark, settings, marts, before)
-            raise
+    options = ["--select", *select] if select else []
+    options += ["--full-refresh"] if full_refresh else []
+
+    def dbt(*arguments: str):
+        words = [*arguments, "--target", target]
+        return _dbt(words, settings, project, variables)
+
+    with _alone(settings):
+        before = register(spark, settings, marts)
+        with _session(spark, settings):
+            freshness = {} if select else freshness_of(dbt("source", "freshness"))
+            if select and not spark.catalog.tableExists(_STAGED):
+                dbt("run", "--select", "path:models/staging")
+            try:
+                nodes = nodes_of(dbt(command, *options))
+                raise_error(nodes)
+            except FraudError:
+                restore(spark, settings, marts, before)
+                raise
     return Marts(nodes, freshness, time.monotonic() - begun)
 
 
@@ -127,9 +90,10 @@ def docs(spark: SparkSession, settings: Settings, project: Path = PROJECT) -> Pa
     Returns:
         the page, below FRAUD_HOME.
     """
-    register(spark, settings, mart_names(project))
-    with _session(spark, settings):
-        _dbt(["docs", "generate", "--static"], settings, project, None)
+    with _alone(settings):
+        register(spark, settings, mart_names(project))
+        with _session(spark, settings):
+            _dbt(["docs", "generate", "--static"], settings, project, None)
     return target_folder(settings) / "static_index.html"
 
 
@@ -137,39 +101,6 @@ def manifest(settings: Settings, project: Path = PROJECT) -> dict[str, object]:
     """dbt's description of the project: every node and what it depends on."""
     _dbt(["parse"], settings, project, None)
     return json.loads((target_folder(settings) / "manifest.json").read_text())
-
-
-def lineage(described: Mapping[str, object]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The graph of sources, models, snapshots and exposures in a manifest.
-
-    Returns:
-        nodes (``id``, ``name``, ``kind``, ``level``: length of the longest way from
-        a source) and edges (``parent``, ``child``).
-    """
-    kinds = ("source", "model", "snapshot", "exposure")
-    parents = {
-        node: [p for p in above if p.split(".")[0] in kinds]
-        for node, above in described["parent_map"].items()
-        if node.split(".")[0] in kinds
-    }
-    levels: dict[str, int] = {}
-
-    def level(node: str) -> int:
-        if node not in levels:
-            levels[node] = 1 + max(map(level, parents[node]), default=-1)
-        return levels[node]
-
-    nodes = [
-        {
-            "id": node,
-            "name": ".".join(node.split(".")[2:]),
-            "kind": node.split(".")[0],
-            "level": level(node),
-        }
-        for node in sorted(parents)
-    ]
-    edges = [(parent, node) for node in parents for parent in parents[node]]
-    return pd.DataFrame(nodes), pd.DataFrame(edges, columns=["parent", "child"])
 
 
 def target_folder(settings: Settings) -> Path:
@@ -213,80 +144,23 @@ def _dbt(
         arguments += [option, str(value)]
     outcome = dbtRunner().invoke(arguments)
     if outcome.exception is not None:
-        raise FraudError(f"dbt: {_one_line(str(outcome.exception))}")
+        raise FraudError(f"dbt: {one_line(str(outcome.exception))}")
     return outcome.result
 
 
-def _freshness(
-    settings: Settings, project: Path, variables: Mapping[str, object] | None
-) -> dict[str, str]:
-    results = _dbt(["source", "freshness"], settings, project, variables)
-    return {
-        f"{result.node.source_name}/{result.node.name}": str(result.status)
-        for result in results
-    }
-
-
-def _nodes(results) -> pd.DataFrame:
-    rows = []
-    for result in results:
-        timing = {step.name: step for step in result.timing}
-        rows.append(
-            {
-                "name": result.node.name,
-                "kind": str(result.node.resource_type),
-                "status": str(result.status),
-                "started": getattr(timing.get("compile"), "started_at", None),
-                "seconds": result.execution_time,
-                "failures": result.failures,
-                "message": _one_line(result.message or ""),
-            }
-        )
-    columns = ["name", "kind", "status", "started", "seconds", "failures", "message"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _raise_error(nodes: pd.DataFrame) -> None:
-    errors = list(_records(nodes[nodes["status"] == "error"]))
-    if errors:
-        first = errors[0]
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise FraudError(
-            f"{first.kind.replace('_', ' ')} {first.name}: {first.message}{more}; "
-            "the marts are as they were"
-        )
-
-
-def _records(frame: pd.DataFrame) -> Iterator:
-    return frame.itertuples(index=False)
-
-
-def _one_line(text: str) -> str:
-    """What a person needs of one of dbt's errors, which are paragraphs."""
-    lines = [line.strip() for line in _MARKUP.sub("", text).splitlines()]
-    if broken := _broken_contract(lines):
-        return broken
-    lines = [line for line in lines if line and not line.startswith("compiled code")]
-    # "Runtime Error in model m (path)" says less than the line behind it.
-    while len(lines) > 1 and re.match(r"^\w+ Error( in |$)", lines[0]):
-        lines = lines[1:]
-    return " ".join(lines)[:400]
-
-
-def _broken_contract(lines: Sequence[str]) -> str:
-    """dbt's table of what differs from the contract as a sentence; or nothing."""
-    table = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in lines
-        if line.startswith("|")
-    ]
-    if len(table) < 3 or table[0][-1] != "mismatch_reason":
-        return ""
-    said = []
-    for column, found, wanted, reason in table[2:]:
-        types = f" ({found or 'none'}, contract {wanted or 'none'})"
-        said.append(f"column {column} {reason}{types}")
-    return "the contract is broken: " + "; ".join(said)
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """One run at a time in a home: they would write the same tables and files."""
+    folder = settings.home / "dbt"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FraudError(
+                f"another `marts` is at work in {settings.home}: wait until it is done"
+            ) from None
+        yield
 
 
 @contextmanager

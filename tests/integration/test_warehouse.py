@@ -16,8 +16,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lib import warehouse
 from lib.config import ROOT, Settings
+from lib.dbt_report import Marts
 from lib.errors import FraudError
-from lib.warehouse import Marts
 from tests.integration.helpers import environment, run
 from tests.integration.marts_lake import FIRST, SCORED, Payment, Writer
 

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from lib import warehouse
+from lib.dbt_report import Marts, lineage, one_line
 from lib.registry import SOURCES, STAGED_AS
-from lib.warehouse import PROJECT, Marts, lineage
+from lib.warehouse import PROJECT
 
 YAMLS = sorted(p for p in PROJECT.rglob("*.yml") if "dbt_project" not in p.name)
 
@@ -87,8 +88,8 @@ def test_the_counts():
 def test_a_paragraph_becomes_a_line():
     text = "Runtime Error in model m (models/m.sql)\n  Database Error\n"
     text += "  [X] \x1b[31mno column\n  a\n  compiled code at target/m.sql"
-    assert warehouse._one_line(text) == "[X] no column a"
-    assert warehouse._one_line("Runtime Error") == "Runtime Error"
+    assert one_line(text) == "[X] no column a"
+    assert one_line("Runtime Error") == "Runtime Error"
 
 
 def test_a_broken_contract_names_its_columns():
@@ -101,7 +102,7 @@ def test_a_broken_contract_names_its_columns():
       | amount      | DOUBLE          | DECIMAL(12,2) | data type mismatch    |
       | revision    |                 | BIGINT        | missing in definition |
     """
-    assert warehouse._one_line(text) == (
+    assert one_line(text) == (
         "the contract is broken: column amount data type mismatch "
         "(DOUBLE, contract DECIMAL(12,2)); column revision missing in definition "
         "(none, contract BIGINT)"

@@ -14,7 +14,6 @@ from lib.config import ROOT
 PARAMETERS = {
     "01_produce": {"SEED": 7, "EVENTS": 400},
     "02_stream": {"SEED": 11, "EVENTS": 600},
-    "05_dbt": {"SEED": 7, "EVENTS": 500},
 }
 
 

@@ -210,7 +210,7 @@ class Broker:
         for _ in range(PORT_ATTEMPTS):
             # The same ports as last time, if they are free: clients that wait for a
             # restarted broker know only its old address.
-            ports = ports if ports and all(map(_free, ports)) else _free_ports(2)
+            ports = ports if ports and all(map(_free, ports)) else free_ports(2)
             self._write("ports.json", json.dumps(ports))
             self._prepare(*ports)
             since = self._log.stat().st_size if self._log.exists() else 0
@@ -243,9 +243,8 @@ class Broker:
         config = self._write("server.properties", text)
         if (data / "meta.properties").exists():
             return
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         command = self._java("kafka.tools.StorageTool", "format")
-        command += ["--config", str(config), f"--cluster-id={cluster}"]
+        command += ["--config", str(config), f"--cluster-id={new_cluster_id()}"]
         command += ["--ignore-formatted"]
         command += self.locks.format_arguments() if self.locks else []
         done = subprocess.run(command, capture_output=True, text=True)
@@ -318,18 +317,7 @@ class Broker:
             client.close()
 
     def _java(self, main: str, *arguments: str) -> list[str]:
-        return [
-            str(find_java().executable),
-            f"-Xmx{HEAP_MB}m",
-            "-XX:+UseSerialGC",
-            "-Djava.awt.headless=true",
-            f"-Dlog4j2.configurationFile={_CONF.as_uri()}",
-            f"-Dfraud.log={self.settings.log_dir / 'broker-kafka.log'}",
-            "-cp",
-            class_path("broker"),
-            main,
-            *arguments,
-        ]
+        return kafka_java(self.settings.log_dir / "broker-kafka.log", main, *arguments)
 
     @property
     def settings_own(self) -> Settings:
@@ -404,7 +392,28 @@ def running_bootstrap(settings: Settings) -> str:
     return state["bootstrap"] if _accepts(state["bootstrap"]) else ""
 
 
-def _free_ports(count: int) -> list[int]:
+def new_cluster_id() -> str:
+    """A random id in the form that Kafka gives its clusters."""
+    return urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+
+
+def kafka_java(log: Path, main: str, *arguments: str) -> list[str]:
+    """The command line of one of Kafka's programs, which logs to the file."""
+    return [
+        str(find_java().executable),
+        f"-Xmx{HEAP_MB}m",
+        "-XX:+UseSerialGC",
+        "-Djava.awt.headless=true",
+        f"-Dlog4j2.configurationFile={_CONF.as_uri()}",
+        f"-Dfraud.log={log}",
+        "-cp",
+        class_path("broker"),
+        main,
+        *arguments,
+    ]
+
+
+def free_ports(count: int) -> list[int]:
     """Ports that the operating system says are free, all open at once so that they
     differ."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]

@@ -104,6 +104,25 @@ def _broker(arguments, settings: Settings, stop: threading.Event):
         broker.stop()
 
 
+def _cluster(_arguments, settings: Settings, stop: threading.Event):
+    from lib.cluster import Cluster
+
+    cluster = Cluster(settings).start()
+    try:
+        _print(cluster.environment)
+        _say("ready; in another shell:")
+        for name, value in cluster.environment.items():
+            _say(f"  export {name}={value}")
+        _say("Ctrl-C stops all of it")
+        while not stop.wait(0.2):
+            if ended := cluster.failed():
+                _say(f"{', '.join(ended)} ended; the others go on")
+                stop.wait()
+        return 0, None
+    finally:
+        cluster.stop()
+
+
 def _produce(arguments, settings: Settings, stop: threading.Event):
     from lib.broker import bootstrap_servers
     from lib.producer import replay
@@ -393,6 +412,8 @@ def _parser() -> argparse.ArgumentParser:
         help="with TLS, a password per principal, and ACLs; its keys are for "
         "FRAUD_KAFKA_PROPERTIES",
     )
+
+    command("cluster", _cluster, "run three brokers and a Spark cluster until Ctrl-C")
 
     produce = command("produce", _produce, "send each line of a file to the topic")
     produce.add_argument("file", metavar="FILE")

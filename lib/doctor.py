@@ -76,7 +76,7 @@ def _java(_settings: Settings) -> Check:
 
 
 def _jars(_settings: Settings) -> Check:
-    locked = jars.read_lock()
+    locked = [jar for jar in jars.read_lock() if jar.use not in jars.OPTIONAL]
     broken = [jar.coordinate for jar in locked if not jar.intact()]
     if broken:
         found = f"{len(broken)} of {len(locked)} missing or damaged: {broken[0]}"

@@ -2,8 +2,9 @@
 
 Ivy, which PySpark ships, does the downloading, so no Maven is needed.
 
-    python -m lib.jars fetch    fetch what is missing, check every hash
-    python -m lib.jars lock     resolve the roots again and rewrite jars.lock
+    python -m lib.jars fetch         fetch what is missing, check every hash
+    python -m lib.jars fetch --s3    the jars for s3a:// as well
+    python -m lib.jars lock          resolve the roots again and rewrite jars.lock
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -42,8 +43,27 @@ ROOTS = {
         # Kafka logs through SLF4J 1.7; without a binding it says nothing at all.
         "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",
     ),
+    "s3": (
+        "org.apache.hadoop:hadoop-aws:3.5.0",
+        # A checkpoint manager that writes instead of renaming; Spark 4.2's own release
+        # of this jar is not there yet, and the interface is the same.
+        "org.apache.spark:spark-hadoop-cloud_2.13:4.1.1",
+        # Of the prefetching reader that is not used here, but loaded.
+        "software.amazon.s3.analyticsaccelerator:analyticsaccelerator-s3:1.3.1",
+        "software.amazon.awssdk:s3:2.40.2",
+        "software.amazon.awssdk:s3-transfer-manager:2.40.2",
+        "software.amazon.awssdk:sts:2.40.2",
+        "software.amazon.awssdk:apache-client:2.40.2",
+    ),
 }
 """What each class path needs, as group:artifact:version; the rest follows."""
+
+OPTIONAL = ("s3",)
+"""Class paths that are fetched on request only."""
+
+_WITHOUT_DEPENDENCIES = ("org.apache.hadoop", "org.apache.spark:spark-hadoop-cloud")
+"""Hadoop's S3 client asks for the whole AWS SDK in one file of 600 MB and uses four
+modules of it, which are named above; the rest of both is in PySpark."""
 
 _FILE_PATTERN = "[organisation]__[artifact]__[revision].[ext]"
 
@@ -82,22 +102,29 @@ def read_lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
 
 
 def class_path(use: str) -> str:
-    """Class path of ``"spark"`` or ``"broker"``.
+    """Class path of ``"spark"``, ``"broker"`` or, beside Spark's, ``"s3"``.
 
     Raises:
         FraudError: a jar of it is missing or has another size than locked.
     """
     jars = [jar for jar in read_lock() if jar.use == use]
+    how = f"python -m lib.jars fetch --{use}" if use in OPTIONAL else "make setup"
     for jar in jars:
         if not jar.path.is_file() or jar.path.stat().st_size != jar.size:
             raise FraudError(
-                f"the jar {jar.coordinate} is missing or cut short: run `make setup`"
+                f"the jar {jar.coordinate} is missing or cut short: run `{how}`"
             )
     return os.pathsep.join(str(jar.path) for jar in jars)
 
 
-def fetch(jar_dir: Path = JAR_DIR, lock_file: Path = LOCK_FILE) -> int:
-    """Bring every locked jar into ``jar_dir``; returns how many were fetched now.
+def fetch(
+    jar_dir: Path = JAR_DIR,
+    lock_file: Path = LOCK_FILE,
+    optional: Collection[str] = (),
+) -> int:
+    """Bring the locked jars into ``jar_dir``; returns how many were fetched now.
+
+    Those of the class paths in OPTIONAL only if they are named.
 
     A jar that is there with the right hash is kept; the network is asked for the
     others only.
@@ -106,14 +133,16 @@ def fetch(jar_dir: Path = JAR_DIR, lock_file: Path = LOCK_FILE) -> int:
         FraudError: a hash differs, or Ivy could not get a jar.
     """
     jar_dir.mkdir(parents=True, exist_ok=True)
-    unique = {jar.coordinate: jar for jar in read_lock(lock_file)}.values()
+    uses = [use for use in ROOTS if use not in OPTIONAL or use in optional]
+    locked = [jar for jar in read_lock(lock_file) if jar.use in uses]
+    unique = {jar.coordinate: jar for jar in locked}.values()
     wanted = [jar for jar in unique if not jar.intact(jar_dir / jar.path.name)]
     if not wanted:
         return 0
     # Beside the final place, so that the rename below stays in one file system.
     with tempfile.TemporaryDirectory(dir=jar_dir) as incoming:
         # One run a class path: within a run Ivy keeps one version of a module.
-        for use in ROOTS:
+        for use in uses:
             sizes = {jar.coordinate: jar.size for jar in wanted if jar.use == use}
             if sizes:
                 _retrieve(sizes, Path(incoming), transitive=False, sizes=sizes)
@@ -148,7 +177,7 @@ def lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
             _retrieve(roots, Path(folder), transitive=True)
             for path in sorted(Path(folder).iterdir()):
                 group, artifact, version = path.stem.split("__")
-                if use == "spark" and artifact in shipped:
+                if use != "broker" and artifact in shipped:
                     continue
                 coordinate = f"{group}:{artifact}:{version}"
                 locked.append(Jar(use, _sha256(path), path.stat().st_size, coordinate))
@@ -181,8 +210,11 @@ def _retrieve(
     conf = "default->default(compile),runtime" if transitive else "default->master"
     dependencies = "".join(
         f"<dependency org={quoteattr(g)} name={quoteattr(a)} rev={quoteattr(v)} "
-        f"conf={quoteattr(conf)} transitive='{str(transitive).lower()}'/>"
-        for g, a, v in (c.split(":") for c in coordinates)
+        f"conf={quoteattr(conf)} transitive='{str(deep).lower()}'/>"
+        for g, a, v, deep in (
+            (*c.split(":"), transitive and not c.startswith(_WITHOUT_DEPENDENCIES))
+            for c in coordinates
+        )
     )
     module = target / "ivy.xml"
     module.write_text(
@@ -233,12 +265,12 @@ def _sha256(path: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Entry of ``python -m lib.jars``; returns the exit code."""
     try:
-        if arguments == ["fetch"]:
-            fetch()
+        if arguments in (["fetch"], ["fetch", "--s3"]):
+            fetch(optional=[word.removeprefix("--") for word in arguments[1:]])
         elif arguments == ["lock"]:
             lock()
         else:
-            raise FraudError("usage: python -m lib.jars fetch|lock")
+            raise FraudError("usage: python -m lib.jars fetch [--s3] | lock")
     except FraudError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

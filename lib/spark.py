@@ -23,6 +23,15 @@ SHUFFLE_PARTITIONS = 4
 """Tasks of a shuffle, and so the number of state stores of a stateful query. A
 checkpoint keeps the number it was made with."""
 
+_LOOPBACK = ("local", "spark://127.0.0.1:")
+_S3 = "s3a://"
+_S3_PROPERTIES = {
+    # One process writes a table, and its lock keeps commits apart: see docs/scaling.md
+    # for what several writers need.
+    "spark.delta.logStore.s3a.impl": "io.delta.storage.S3SingleDriverLogStore",
+    # The plain stream: the others need libraries that are not in the lock.
+    "spark.hadoop.fs.s3a.input.stream.type": "classic",
+}
 _CONF_DIR = Path(__file__).resolve().parent / "conf"
 _STREAMING = "org.apache.spark.sql.execution.streaming"
 
@@ -78,7 +87,7 @@ def _properties(settings: Settings) -> dict[str, str]:
     properties = {
         "spark.master": settings.master,
         "spark.driver.memory": "2g",
-        "spark.driver.extraClassPath": class_path("spark"),
+        "spark.driver.extraClassPath": _class_path(settings),
         "spark.driver.extraJavaOptions": (
             f"-Dlog4j2.configurationFile={log4j} -Dfraud.log='{log}' "
             f"-Djava.io.tmpdir='{scratch}' -Dderby.system.home='{scratch}'"
@@ -105,22 +114,60 @@ def _properties(settings: Settings) -> dict[str, str]:
             f"{_STREAMING}.state.RocksDBStateStoreProvider"
         ),
     }
-    if settings.master.startswith("local"):
+    if settings.master.startswith(_LOOPBACK):
         properties |= {
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
         }
+    if not settings.master.startswith("local"):
+        properties |= _executor_properties(settings)
     if local_path(settings.lake) is not None:
-        properties |= {
-            # No fork of `readlink` or `chmod` per file operation.
-            "spark.hadoop.fs.file.impl": (
-                "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"
-            ),
-            "spark.sql.streaming.checkpointFileManagerClass": (
-                f"{_STREAMING}.checkpointing.FileSystemBasedCheckpointFileManager"
-            ),
-        }
+        # No fork of `readlink` or `chmod` per file operation.
+        properties["spark.hadoop.fs.file.impl"] = (
+            "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"
+        )
+    manager = "spark.sql.streaming.checkpointFileManagerClass"
+    if local_path(settings.checkpoints) is not None:
+        properties[manager] = (
+            f"{_STREAMING}.checkpointing.FileSystemBasedCheckpointFileManager"
+        )
+    if settings.checkpoints.startswith(_S3):
+        # A rename in an object store is a copy and a deletion, and a crash between
+        # them leaves half of it. This one's upload is there when it is complete.
+        properties[manager] = (
+            "org.apache.spark.internal.io.cloud"
+            ".AbortableStreamBasedCheckpointFileManager"
+        )
+    if on_object_store(settings):
+        properties |= _S3_PROPERTIES
     return properties
+
+
+def on_object_store(settings: Settings) -> bool:
+    """Whether the lake or the checkpoints lie in an S3-compatible store."""
+    return settings.lake.startswith(_S3) or settings.checkpoints.startswith(_S3)
+
+
+def _class_path(settings: Settings) -> str:
+    uses = ["spark", "s3"] if on_object_store(settings) else ["spark"]
+    return os.pathsep.join(map(class_path, uses))
+
+
+def _executor_properties(settings: Settings) -> dict[str, str]:
+    """For executors in processes of their own, on machines with the same install."""
+    log = settings.log_dir / "spark-executor.log"
+    return {
+        "spark.executor.extraClassPath": _class_path(settings),
+        "spark.executor.memory": "512m",
+        "spark.executor.cores": "1",
+        "spark.executor.extraJavaOptions": (
+            f"-Dlog4j2.configurationFile={(_CONF_DIR / 'log4j2.properties').as_uri()} "
+            f"-Dfraud.log='{log}'"
+        ),
+        # A micro-batch comes to the driver, which commits it; a table shall not. Who
+        # asks for one is told so here, and not on the day when the table is large.
+        "spark.driver.maxResultSize": "512m",
+    }
 
 
 @contextmanager

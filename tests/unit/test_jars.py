@@ -143,3 +143,24 @@ def test_a_whole_class_path(
 
     assert class_path("spark") == str(tmp_path / "org.example__thing__1.0.jar")
     assert class_path("broker") == ""
+
+
+def test_optional_jars_come_on_request_only(
+    tmp_path: Path, lock_file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = served(monkeypatch, CONTENT)
+    lock_file.write_text(lock_file.read_text().replace("spark", "s3"))
+
+    assert fetch(tmp_path / "jars", lock_file) == 0
+    assert asked == []
+    assert fetch(tmp_path / "jars", lock_file, optional=["s3"]) == 1
+    assert asked == [COORDINATE]
+
+
+def test_the_sdk_is_locked_in_modules_and_not_as_one_file():
+    s3 = [jar for jar in read_lock() if jar.use == "s3"]
+    assert sum(jar.size for jar in s3) < 20_000_000
+    # None that Spark's own class path has in another version.
+    artifacts = {jar.coordinate.split(":")[1] for jar in s3}
+    spark = {j.coordinate.split(":")[1] for j in read_lock() if j.use == "spark"}
+    assert not artifacts & spark

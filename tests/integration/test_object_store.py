@@ -1,0 +1,193 @@
+"""Lake and checkpoints in an S3-compatible store, the stream killed in mid-commit."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import boto3
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import SparkSession
+
+from lib import jars
+from lib.config import ROOT, Settings
+from lib.errors import FraudError
+from lib.generator import generate, write
+from lib.producer import replay
+from lib.spark import _properties
+from lib.stream import drain
+from tests.conftest import missing
+from tests.integration.helpers import PYTHON, environment, finished, launch
+from tests.integration.object_store import BUCKET, ObjectStore, object_store
+
+EVENTS, PER_BATCH = 400, 250
+TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
+TABLES = (*TABLES, "silver/scored")
+OF_THE_RUN = ("ingested_at", "scored_at", "revision")
+KEYS = {"id": "tests", "secret": "not-a-secret"}
+
+
+@dataclass(frozen=True)
+class Lakes:
+    """One topic in two lakes."""
+
+    local: Settings
+    remote: Settings
+    store: ObjectStore
+    objects: list[str]
+    drained: int
+
+    def rows(self, settings: Settings, table: str) -> list[tuple]:
+        options = {
+            "AWS_ENDPOINT_URL": self.store.url,
+            "AWS_ACCESS_KEY_ID": KEYS["id"],
+            "AWS_SECRET_ACCESS_KEY": KEYS["secret"],
+            "AWS_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+        }
+        uri = settings.table(table).replace("s3a://", "s3://")
+        remote = options if uri.startswith("s3:") else None
+        arrow = DeltaTable(uri, storage_options=remote).to_pyarrow_table()
+        names = [n for n in sorted(arrow.column_names) if n not in OF_THE_RUN]
+        return sorted((tuple(r[n] for n in names) for r in arrow.to_pylist()), key=repr)
+
+
+@pytest.fixture(scope="module")
+def client_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
+    """The store, and the variables that lead Spark to it: those of the containers,
+    with another address."""
+    if not all(j.path.is_file() for j in jars.read_lock() if j.use == "s3"):
+        missing("the jars for s3a: python -m lib.jars fetch --s3")
+    folder = tmp_path_factory.mktemp("s3")
+    with object_store() as store:
+        given = (ROOT / "docker" / "spark" / "spark-defaults.conf").read_text()
+        conf = folder / "conf"
+        conf.mkdir()
+        text = re.sub(r"http://\S+", store.url, given)
+        assert store.url in text
+        (conf / "spark-defaults.conf").write_text(text)
+        secret = folder / "credentials"
+        secret.write_text(
+            f"[default]\naws_access_key_id = {KEYS['id']}\n"
+            f"aws_secret_access_key = {KEYS['secret']}\n"
+        )
+        yield {
+            "store": store,
+            "FRAUD_LAKE": f"s3a://{BUCKET}/lake",
+            "FRAUD_CHECKPOINTS": f"s3a://{BUCKET}/checkpoints",
+            "SPARK_CONF_DIR": str(conf),
+            "AWS_SHARED_CREDENTIALS_FILE": str(secret),
+        }
+
+
+@pytest.fixture(scope="module")
+def lakes(
+    tmp_path_factory: pytest.TempPathFactory,
+    client_environment: dict,
+    spark: SparkSession,
+    base_settings: Settings,
+    bootstrap: str,
+) -> Lakes:
+    folder = tmp_path_factory.mktemp("s3-events")
+    write(generate(EVENTS, 20, 10, 4, duplicates=0.05, malformed=0.05), folder)
+    local = replace(
+        base_settings,
+        topic="tx-s3",
+        lake=str(folder / "lake"),
+        checkpoints=str(folder / "checkpoints"),
+    )
+    replay(local, bootstrap, folder / "tx_events.jsonl")
+    drain(spark, local, bootstrap)
+
+    variables = dict(client_environment)
+    store = variables.pop("store")
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=store.url,
+        aws_access_key_id=KEYS["id"],
+        aws_secret_access_key=KEYS["secret"],
+        region_name="us-east-1",
+    )
+    s3.create_bucket(Bucket=BUCKET)
+    home = tmp_path_factory.mktemp("s3-home")
+    env = environment(home, FRAUD_KAFKA=bootstrap, FRAUD_TOPIC="tx-s3", **variables)
+    _kill_in_mid_commit(store, env)
+    ran = finished(launch("stream", "--drain", env=env))
+    assert ran.code == 0, ran.err
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    objects = [o["Key"] for page in pages for o in page.get("Contents", ())]
+    return Lakes(local, Settings.from_env(env), store, objects, ran.result["records"])
+
+
+def _kill_in_mid_commit(store: ObjectStore, env: dict[str, str]) -> None:
+    """The second batch's commit reaches the store; the stream dies before it learns
+    of that."""
+    command = [PYTHON, "-m", "lib", "stream", "--drain", "--max-offsets", PER_BATCH]
+    stream = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    commit = r"^/fraud/lake/bronze/tx_events/_delta_log/0+2\.json$"
+    store.kill_at(commit, stream.pid, stored=True)
+    _, said = stream.communicate(timeout=150)
+    assert store.kills, said
+    assert stream.returncode < 0
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_tables_are_those_of_the_local_lake(lakes: Lakes, table: str):
+    local, remote = (
+        lakes.rows(settings, table) for settings in (lakes.local, lakes.remote)
+    )
+    assert len(local) == len(remote) > 0
+    assert local == remote
+
+
+def test_the_batch_that_was_killed_is_there_once(lakes: Lakes):
+    offsets = [r[:] for r in lakes.rows(lakes.remote, "bronze/tx_events")]
+    assert len(offsets) == len(set(offsets))
+    assert len(lakes.store.kills) == 1
+    # The second run took what the first had not noted as done, and not all.
+    assert 0 < lakes.drained < len(offsets)
+
+
+def test_nothing_is_renamed_into_place(lakes: Lakes):
+    """No temporary name is left or was ever used: a checkpoint's file is uploaded
+    under its own."""
+    assert [key for key in lakes.objects if ".tmp" in key] == []
+    assert any(
+        re.fullmatch(r"checkpoints/ingest/commits/\d+", k) for k in lakes.objects
+    )
+
+
+def test_the_managers_of_an_object_store(lakes: Lakes):
+    properties = _properties(lakes.remote)
+
+    manager = properties["spark.sql.streaming.checkpointFileManagerClass"]
+    assert manager.endswith(".AbortableStreamBasedCheckpointFileManager")
+    store = properties["spark.delta.logStore.s3a.impl"]
+    assert store == "io.delta.storage.S3SingleDriverLogStore"
+    for name in ("spark.driver.extraClassPath",):
+        paths = properties[name].split(os.pathsep)
+        assert all(Path(path).is_file() for path in paths)
+
+
+def test_without_its_jars_it_says_what_to_do(
+    lakes: Lakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    locked = [jar for jar in jars.read_lock() if jar.use == "s3"]
+    monkeypatch.setattr(jars, "read_lock", lambda: locked)
+    monkeypatch.setattr(jars, "JAR_DIR", tmp_path)
+
+    with pytest.raises(FraudError, match=r"python -m lib\.jars fetch --s3"):
+        _properties(lakes.remote)

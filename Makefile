@@ -7,8 +7,8 @@ UV := 0.13.9
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo marts dbt-docs lab test lint bench figures lock sbom docker-up \
-	docker-down docker-pin clean
+.PHONY: help setup demo cluster marts dbt-docs lab test lint bench figures lock sbom \
+	docker-up docker-down docker-pin clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' \
@@ -37,10 +37,14 @@ marts: setup  ## build and test the marts with dbt on the lake
 dbt-docs: setup  ## write the marts' documentation as one page below FRAUD_HOME
 	@$(RUN) marts --docs
 
+cluster: setup  ## three brokers, a Spark master and two workers, until Ctrl-C
+	@$(RUN) cluster
+
 lab: setup  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
 
 test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
+	@$(BIN)/python -m lib.jars fetch --s3
 	@$(BIN)/python -m pytest tests
 	@rm -rf executed && cp -R notebooks executed
 	@FRAUD_HOME=$(CURDIR)/.data/test PLOTLY_RENDERER=plotly_mimetype+notebook \

@@ -14,3 +14,13 @@ secret() {
 }
 
 secret jupyter_token
+secret s3_user
+secret s3_password
+if ! test -s secrets/s3_credentials; then
+    {
+        echo "[default]"
+        echo "aws_access_key_id = $(cat secrets/s3_user)"
+        echo "aws_secret_access_key = $(cat secrets/s3_password)"
+    } > secrets/s3_credentials
+    chmod 644 secrets/s3_credentials
+fi

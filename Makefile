@@ -59,6 +59,9 @@ lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
 bench: setup  ## throughput of producer and ingest on this machine
 	@$(BIN)/python -m bench
 
+chaos: setup  ## kill the pipeline a hundred times and count (40 minutes)
+	@$(BIN)/python -m lib.chaos
+
 lock: setup  ## resolve requirements.txt and jars.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header requirements.in -o requirements.txt

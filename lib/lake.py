@@ -136,13 +136,13 @@ class LocalLake(Lake):
     """A lake on a local disk, through delta-rs."""
 
     def __init__(self, settings: Settings) -> None:
-        self._root = local_path(settings.lake)
+        self.root = local_path(settings.lake)
         self._tables: dict[str, DeltaTable] = {}
 
     def create(self, name: str, schema: StructType) -> None:
         """See `Lake.create`."""
         if not DeltaTable.is_deltatable(self._uri(name)):
-            (self._root / name).mkdir(parents=True, exist_ok=True)
+            (self.root / name).mkdir(parents=True, exist_ok=True)
             interval = {"delta.checkpointInterval": str(COMMITS_A_CHECKPOINT)}
             DeltaTable.create(
                 self._uri(name), arrow_schema(schema), configuration=interval
@@ -196,13 +196,13 @@ class LocalLake(Lake):
         names = list(dict.fromkeys([*columns, "offset"]))
         found = [arrow_table_of(table).select(names)]
         for place in np.flatnonzero(near).tolist():
-            path = self._root / name / unquote(files["path"][place].as_py())
+            path = self.root / name / unquote(files["path"][place].as_py())
             rows = pq.read_table(path, columns=names, use_threads=False)
             found.append(rows.filter(pc.is_in(rows["offset"], pa.array(wanted))))
         return pa.concat_tables(found, promote_options="permissive").select(columns)
 
     def _uri(self, name: str) -> str:
-        return str(self._root / name)
+        return str(self.root / name)
 
     def _table(self, name: str) -> DeltaTable:
         """The table at its newest version."""

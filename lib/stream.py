@@ -18,6 +18,7 @@ from lib.checkpoint import exclusive
 from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.errors import FraudError
+from lib.heartbeat import publishing
 from lib.spark import cause_of
 
 POLL_SECONDS = 0.2
@@ -170,7 +171,8 @@ def pipeline(
             on_records=on_records,
         )
         try:
-            yield running
+            with publishing(settings.home, running.queries):
+                yield running
         finally:
             running.stop()
 

@@ -1,0 +1,301 @@
+"""The fault laboratory: runs the real queries in a process, kills it, and counts.
+
+A trial is: bring the queries up on a lake that a kill may have left half-done, wait
+until they have caught up, count the damage, arm a point, send more, and watch them
+die there. Every restart is therefore the recovery from the trial before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+
+from lib.broker import Broker
+from lib.clients import ensure_topic
+from lib.config import ROOT, Settings, local_path
+from lib.errors import FraudError
+from lib.generator import generate
+from lib.producer import Sent, replay
+from lib.truth import Damage, damage, expected, read_topic
+
+START_SECONDS = 120
+DIE_SECONDS = 60
+POINTS = (
+    "offsets written",
+    "before bronze/tx_events",
+    "after bronze/tx_events",
+    "before silver/quarantine",
+    "after silver/quarantine",
+    "before silver/transactions",
+    "after silver/transactions",
+    "state-store commit",
+    "before silver/scored",
+    "after silver/scored",
+    "before upsert of silver/scored",
+    "after upsert of silver/scored",
+    "delta checkpoint",
+)
+"""Where a process can be told to die, in the order in which a batch passes them."""
+
+STORY = {
+    "duplicates": 0.03,
+    "out_of_order": 0.10,
+    "late": 0.03,
+    "malformed": 0.04,
+    "conflicts": 0.02,
+}
+"""What the laboratory sends is never only well-formed."""
+
+
+class Child:
+    """The process that is killed: `lib.faults_child` in a group of its own.
+
+    Attributes:
+        pid: its process id, and its group's.
+    """
+
+    def __init__(self, settings: Settings, bootstrap: str, options: list[str]) -> None:
+        settings.log_dir.mkdir(parents=True, exist_ok=True)
+        self._log = settings.log_dir / "faults-child.log"
+        env = os.environ | {
+            "FRAUD_HOME": str(settings.home),
+            "FRAUD_KAFKA": bootstrap,
+            "FRAUD_TOPIC": settings.topic,
+            "FRAUD_LAKE": settings.lake,
+            "FRAUD_CHECKPOINTS": settings.checkpoints,
+            "PYTHONPATH": str(ROOT),
+        }
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lib.faults_child", *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=env,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self._answers: Queue[dict] = Queue()
+        Thread(target=self._listen, daemon=True).start()
+
+    def ask(self, command: str, timeout: float = START_SECONDS) -> dict:
+        """Send a command and return the answer.
+
+        Raises:
+            FraudError: the process ended, failed, or does not answer in time.
+        """
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return self.answer(timeout)
+
+    def answer(self, timeout: float = START_SECONDS) -> dict:
+        """Its next answer; errors as `ask`."""
+        try:
+            said = self._answers.get(timeout=timeout)
+        except Empty:
+            raise FraudError(
+                f"no answer within {timeout:g} s: see {self._log}"
+            ) from None
+        if "error" in said:
+            raise FraudError(said["error"])
+        return said
+
+    def wait_dead(self, timeout: float = DIE_SECONDS) -> None:
+        """Until the process has been killed.
+
+        Raises:
+            FraudError: it lives on, or ended by itself.
+        """
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise FraudError(f"the point was not reached in {timeout:g} s") from None
+        if code != -signal.SIGKILL:
+            raise FraudError(f"it ended by itself with {code}: see {self._log}")
+
+    def kill(self) -> None:
+        """SIGKILL to Python, JVM and Python workers at once."""
+        if self._process.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def signal(self, number: int) -> None:
+        """A signal to the whole group."""
+        os.killpg(self.pid, number)
+
+    def stop(self) -> None:
+        """Let it end in order."""
+        self._process.stdin.write("stop\n")
+        self._process.stdin.flush()
+        self._process.wait(START_SECONDS)
+
+    def _listen(self) -> None:
+        for line in self._process.stdout:
+            self._answers.put(json.loads(line))
+        self._answers.put({"error": f"the process has ended: see {self._log}"})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fault and what was counted after the recovery from it.
+
+    Attributes:
+        fault: its name.
+        damage: what was wrong after the recovery.
+        recovery_seconds: from the restart to the first new row in silver/scored.
+        refused: the error, where refusing loudly is the right answer.
+    """
+
+    fault: str
+    damage: Damage
+    recovery_seconds: float
+    refused: str | None = None
+
+
+@dataclass
+class Laboratory:
+    """A broker, a lake, and a process to kill.
+
+    Attributes:
+        settings: where everything lies.
+        broker: the laboratory's broker.
+        events: valid events per sending.
+        options: of `lib.faults_child`.
+        trials: what was counted so far.
+        topic_size: records in the topic when a producer was last started.
+    """
+
+    settings: Settings
+    broker: Broker
+    events: int = 60
+    options: list[str] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    topic_size: int = 0
+    _child: Child | None = None
+    _sent: int = 0
+    _pending: str | None = None
+    _begun: float = 0.0
+
+    def send(self) -> Sent:
+        """Send the next events of the story."""
+        return replay(self.settings, self.broker.bootstrap, self.next_file())
+
+    def next_file(self) -> Path:
+        """The next part of the story: new accounts' lives, in disorder."""
+        self._sent += 1
+        made = generate(self.events, 3, seed=1_000 + self._sent, **STORY)
+        file = self.settings.home / "faults" / f"{self.settings.topic}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = "\n".join(made.lines) + "\n"
+        file.write_bytes(text.encode(errors="surrogateescape"))
+        return file
+
+    def up(self) -> Child:
+        """Start the queries, unless they run."""
+        if self._child is None:
+            self._begun = time.monotonic()
+            self._child = Child(self.settings, self.broker.bootstrap, self.options)
+            self._child.answer()
+        return self._child
+
+    def settle(self) -> Trial | None:
+        """Recover from the last fault, catch up, count; None if there was none."""
+        before = _scored_version(self.settings)
+        child = self.up()
+        first = _wait(
+            lambda: _scored_version(self.settings) > before or None, START_SECONDS
+        )
+        seconds = time.monotonic() - self._begun if first else float("nan")
+        child.ask("catch-up")
+        if self._pending is None:
+            return None
+        found = Trial(self._pending, self.damage(), seconds)
+        self._pending = None
+        self.trials.append(found)
+        return found
+
+    def die_at(self, point: str) -> None:
+        """Arm the point, send, and wait until the process is dead there."""
+        self.up().ask(f"arm {point}")
+        self.send()
+        self._child.wait_dead()
+        self._child, self._pending = None, point
+
+    def die_after(self, seconds: float) -> None:
+        """Send, and kill after a time: wherever it is then."""
+        self.up()
+        self.send()
+        time.sleep(seconds)  # the fault itself: a random moment, no condition
+        self._child.kill()
+        self._child, self._pending = None, "random time"
+
+    def trial(self, point: str) -> Trial:
+        """One kill at a point, and the recovery from it."""
+        self.up().ask("catch-up")
+        self.die_at(point)
+        self.send()
+        return self.settle()
+
+    def damage(self) -> Damage:
+        """What is wrong now; the process must have caught up."""
+        records = read_topic(self.settings, self.broker.bootstrap)
+        return damage(self.settings, expected(records))
+
+    def forget(self) -> None:
+        """The last fault is not to be recovered from."""
+        self._pending = None
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+
+@contextmanager
+def laboratory(
+    settings: Settings, name: str, *, events: int = 60, options: tuple[str, ...] = ()
+) -> Iterator[Laboratory]:
+    """A laboratory with a broker, a topic, a lake and checkpoints of its own."""
+    folder = settings.home / "faults" / name
+    own = replace(
+        settings,
+        kafka="",
+        topic=f"{settings.topic}-{name}",
+        lake=str(folder / "lake"),
+        checkpoints=str(folder / "checkpoints"),
+    )
+    broker = Broker(own).start()
+    lab = Laboratory(own, broker, events=events, options=list(options))
+    try:
+        ensure_topic(own, broker.bootstrap)
+        yield lab
+    finally:
+        lab.close()
+        broker.close()
+
+
+def _scored_version(settings: Settings) -> int:
+    log = Path(local_path(settings.table("silver/scored"))) / "_delta_log"
+    return max((int(p.stem) for p in log.glob("*.json") if p.stem.isdigit()), default=0)
+
+
+def _wait(condition: Callable[[], object], timeout: float) -> object:
+    """The condition's first answer that is not None; None if none comes in time."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if (found := condition()) is not None:
+            return found
+        time.sleep(0.02)
+    return None

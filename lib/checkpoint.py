@@ -75,6 +75,13 @@ class Checkpoint:
             stream.close()
 
 
+def remove(spark: SparkSession, uri: str) -> None:
+    """Delete a folder, on any file system that Spark can reach; none is fine."""
+    path = spark.sparkContext._jvm.org.apache.hadoop.fs.Path(uri)
+    conf = spark.sparkContext._jsc.hadoopConfiguration()
+    path.getFileSystem(conf).delete(path, True)
+
+
 @contextmanager
 def exclusive(settings: Settings) -> Iterator[None]:
     """Hold the checkpoints for this process: two copies of one query would fight.

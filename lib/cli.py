@@ -220,6 +220,17 @@ def _dashboard(arguments, settings: Settings, stop: threading.Event):
     raise FraudError(f"the dashboard ended by itself: see {settings.log_dir}")
 
 
+def _rebuild(_arguments, settings: Settings, _stop: threading.Event):
+    from lib.broker import bootstrap_servers
+    from lib.rebuild import rebuild
+
+    with (
+        bootstrap_servers(settings) as bootstrap,
+        _spark(settings, short_lived=False) as spark,
+    ):
+        return 0, rebuild(spark, settings, bootstrap)
+
+
 def _demo(arguments, settings: Settings, stop: threading.Event):
     from lib.broker import bootstrap_servers
     from lib.checkpoint import exclusive
@@ -429,6 +440,7 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--max-offsets", type=_positive(int), metavar="N")
 
     command("reconcile", _reconcile, "check that every record is accounted for")
+    command("rebuild", _rebuild, "make silver and scored anew from bronze alone")
 
     marts = command("marts", _marts, "build and test the marts with dbt")
     marts.add_argument(

@@ -23,12 +23,12 @@ from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 from lib.checkpoint import Checkpoint
 from lib.clients import begin_offsets
 from lib.config import Settings
-from lib.errors import FraudError
 from lib.history import NEW, Arrivals, Bucket
 from lib.ingest import parse_records, read_topic
 from lib.known import IDENTITY
 from lib.lake import Batch, Lake, Upsert, arrow_schema, open_lake
 from lib.parsing import decimals, microseconds
+from lib.spark import table_exists
 from lib.state_codec import fingerprints
 
 QUERY = "score"
@@ -270,18 +270,17 @@ def start(
     max_offsets: int | None = None,
     on_batch: Callable[[int, dict[int, int]], None] = lambda _id, _kinds: None,
 ):
-    """Start the query; arguments as ``lib.ingest.start``.
-
-    Raises:
-        FraudError: the checkpoint is gone, and Kafka no longer holds what it knew.
-    """
+    """Start the query; arguments as ``lib.ingest.start``."""
     lake = open_lake(spark, settings)
     lake.create(TABLE, SCORED)
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
     if not checkpoint.has_offsets():
         _begin_anew(spark, settings, bootstrap, checkpoint)
     app = checkpoint.application_id(QUERY)
-    raw = read_topic(spark, settings, bootstrap, max_offsets=max_offsets)
+    if checkpoint.recall(_SOURCE) == BRONZE_TABLE:
+        raw = read_bronze(spark, settings)
+    else:
+        raw = read_topic(spark, settings, bootstrap, max_offsets=max_offsets)
     return (
         scored_stream(raw)
         .writeStream.queryName(QUERY)
@@ -293,29 +292,57 @@ def start(
     )
 
 
-_KNOWN_UNTIL = "known_until"
+BRONZE_TABLE = "bronze/tx_events"
+_SOURCE, _KNOWN_UNTIL = "source", "known_until"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def read_bronze(spark: SparkSession, settings: Settings) -> DataFrame:
+    """Bronze as a stream with the columns of ``lib.ingest.read_topic``.
+
+    Its commits come in order, and each holds Kafka's order.
+    """
+    bronze = spark.readStream.format("delta").load(settings.table(BRONZE_TABLE))
+    return bronze.where(F.col("topic") == settings.topic).drop("ingested_at")
+
+
+def reads_bronze(spark: SparkSession, settings: Settings) -> bool:
+    """Whether the query's checkpoint was begun on bronze, in Kafka's place."""
+    checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
+    return checkpoint.recall(_SOURCE) == BRONZE_TABLE
+
+
+def begin_on_bronze(spark: SparkSession, settings: Settings) -> None:
+    """Let the query's next start, which must be a new one, read bronze."""
+    Checkpoint(spark, settings.checkpoint(QUERY)).remember(_SOURCE, BRONZE_TABLE)
 
 
 def _begin_anew(
     spark: SparkSession, settings: Settings, bootstrap: str, checkpoint: Checkpoint
 ) -> None:
-    """A new checkpoint has no histories: they are told again from Kafka's beginning.
+    """A new checkpoint has no histories: they are told again from the beginning.
 
-    What the table holds from an earlier checkpoint is met again on the way. Until
-    when is kept in the checkpoint, so that a restart on the way still knows.
+    From Kafka's, or from bronze's if Kafka no longer holds it. What the table holds
+    from an earlier checkpoint is met again on the way; until when is kept in the
+    checkpoint, so that a restart on the way still knows.
     """
     table = spark.read.format("delta").load(settings.table(TABLE))
     newest = table.agg(F.unix_micros(F.max("kafka_timestamp"))).first()[0]
-    begins = begin_offsets(settings, bootstrap)
-    lost = {part: first for part, first in begins.items() if first > 0}
-    if newest is not None and lost:
-        raise FraudError(
-            f"the checkpoint of {QUERY!r} is gone, and Kafka no longer holds the first "
-            f"records of {settings.topic} (first offset by partition: {lost}): put "
-            f"back {checkpoint.uri} from a backup"
-        )
     checkpoint.remember(_KNOWN_UNTIL, str(newest or 0))
+    begins = begin_offsets(settings, bootstrap)
+    if any(begins.values()) and _bronze_goes_further_back(spark, settings, begins):
+        begin_on_bronze(spark, settings)
+
+
+def _bronze_goes_further_back(
+    spark: SparkSession, settings: Settings, begins: dict[int, int]
+) -> bool:
+    if not table_exists(spark, settings.table(BRONZE_TABLE)):
+        return False
+    bronze = spark.read.format("delta").load(settings.table(BRONZE_TABLE))
+    firsts = bronze.where(F.col("topic") == settings.topic).groupBy("partition")
+    held = dict(firsts.agg(F.min("offset")).collect())
+    return any(held.get(part, first) < first for part, first in begins.items())
 
 
 def _known_until(checkpoint: Checkpoint) -> datetime | None:

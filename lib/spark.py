@@ -222,7 +222,7 @@ def cause_of(error: BaseException) -> str:
         return "no space left on the disk: free some, then run the command again"
     if "OffsetOutOfRangeException" in text or "Some data may have been lost" in text:
         return (
-            "Kafka has dropped records that were not read yet, and they are not skipped "
+            "Kafka has dropped records that were not read yet, and nothing is skipped "
             "in silence: give the topic a retention longer than the longest stop"
         )
     return line.strip()[:400]

@@ -57,6 +57,11 @@ class Pipeline:
                 # Each query's jobs in a pool of its own: a long one of one query does
                 # not hold up the other.
                 spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
+                if "availableNow" in trigger and self._waits_for_ingest(
+                    spark, settings, name
+                ):
+                    self.queries[0].awaitTermination()
+                    self.raise_failure()
                 query = STARTS[name](
                     spark,
                     settings,
@@ -74,6 +79,14 @@ class Pipeline:
             raise FraudError(f"the stream does not start: {cause_of(error)}") from error
         finally:
             spark.sparkContext.setLocalProperty("spark.scheduler.pool", None)
+
+    def _waits_for_ingest(self, spark, settings: Settings, name: str) -> bool:
+        """Whether a drain must be over in bronze before it can be read from there."""
+        return (
+            name == score.QUERY
+            and bool(self.queries)
+            and score.reads_bronze(spark, settings)
+        )
 
     def _count(self, _batch_id: int, counts: dict[object, int]) -> None:
         self.records += sum(counts.values())
@@ -93,7 +106,10 @@ class Pipeline:
         self.raise_failure()
 
     def reached(self, ends: dict[int, int]) -> bool:
-        """Whether every query has committed all records before these offsets."""
+        """Whether every query has committed all records before these offsets.
+
+        A query that reads bronze has when nothing is left for it there.
+        """
         return all(_committed(query, ends) for query in self.queries)
 
     def raise_failure(self) -> None:
@@ -124,6 +140,8 @@ def _committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
     reached = source["endOffset"] or {}
     if isinstance(reached, str):
         reached = json.loads(reached)
+    if "reservoirVersion" in reached:  # Delta's, not Kafka's
+        return not query.status["isDataAvailable"]
     (offsets,) = reached.values() if reached else ({},)
     return all(offsets.get(str(part), 0) >= end for part, end in ends.items())
 

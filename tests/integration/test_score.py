@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 from delta import DeltaTable
+from kafka import TopicPartition
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from lib import oracle
-from lib.clients import ensure_topic
+from lib.clients import admin, end_offsets, ensure_topic
 from lib.config import Settings
 from lib.generator import Generated, generate
 from lib.producer import replay
+from lib.rebuild import rebuild
+from lib.reconcile import reconcile
 from lib.score import SCORED, TABLE
 from lib.stream import drain
 from tests.integration.helpers import (
@@ -181,6 +184,55 @@ def test_a_lost_checkpoint_tells_the_histories_again(
     drain(spark, settings, bootstrap, names=("score",), max_offsets=800)
 
     assert answers(spark, settings) == told
+
+
+def silver(spark: SparkSession, settings: Settings) -> list[list[Row]]:
+    tables = ("silver/transactions", "silver/quarantine")
+    frames = (spark.read.format("delta").load(settings.table(t)) for t in tables)
+    return [
+        sorted(frame.collect(), key=lambda row: (row.partition, row.offset))
+        for frame in frames
+    ]
+
+
+def test_everything_is_rebuilt_from_bronze_alone(
+    spark, base: Settings, told, bootstrap: str, tmp_path: Path
+):
+    """... and the stream goes on behind it."""
+    settings = copied(base, tmp_path)
+    before = silver(spark, settings)
+
+    rebuild(spark, settings, bootstrap)
+
+    assert silver(spark, settings) == before
+    assert answers(spark, settings) == told
+    drain(spark, settings, bootstrap)  # reads bronze, and finds nothing new
+    assert answers(spark, settings) == told
+
+
+def test_a_lost_checkpoint_reads_bronze_when_kafka_has_forgotten(
+    spark, settings: Settings, bootstrap: str
+):
+    ensure_topic(settings, bootstrap)
+    records = [
+        (b"ACCT_1", line(event_id=f"e-{n}", amount=n + 1.0)) for n in range(1, 13)
+    ]
+    send(settings, bootstrap, records[:8], ARRIVED_MS)
+    drain(spark, settings, bootstrap)
+    ends = end_offsets(settings, bootstrap)
+    client = admin(settings, bootstrap)
+    client.delete_records(
+        {TopicPartition(settings.topic, p): e for p, e in ends.items()}
+    )
+    client.close()
+    shutil.rmtree(settings.checkpoint("score"))
+    send(settings, bootstrap, records[8:], ARRIVED_MS)
+
+    drain(spark, settings, bootstrap)
+
+    assert len(answers(spark, settings)) == len(records)
+    assert oracle.check(spark, settings).collect() == []
+    assert reconcile(spark, settings, bootstrap).differences == []
 
 
 # -- strange events ---------------------------------------------------------------

@@ -31,7 +31,7 @@ from lib.stream import QUERIES
 from lib.truth import Damage, damage, expected, read_topic
 
 NO_DAMAGE = Damage(0, 0, 0, 0)
-OPTIONS = ("--commits-a-checkpoint", "3")
+OPTIONS = ("--commits-a-checkpoint", "1")
 PAUSE_SECONDS = 30
 _SCORED = "silver/scored"
 

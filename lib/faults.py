@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,7 +64,13 @@ class Child:
         pid: its process id, and its group's.
     """
 
-    def __init__(self, settings: Settings, bootstrap: str, options: list[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        bootstrap: str,
+        options: Sequence[str] = (),
+        module: str = "lib.faults_child",
+    ) -> None:
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         self._log = settings.log_dir / "faults-child.log"
         env = os.environ | {
@@ -77,7 +83,7 @@ class Child:
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lib.faults_child", *options],
+                [sys.executable, "-m", module, *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

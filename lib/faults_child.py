@@ -154,11 +154,11 @@ def main() -> None:
             with pipeline(
                 spark, settings, bootstrap, trigger="200 milliseconds"
             ) as running:
-                _say(ready=True)
+                say(ready=True)
                 _obey(settings, bootstrap, fuse, running)
             spark.stop()
     except FraudError as error:
-        _say(error=str(error))
+        say(error=str(error))
         sys.exit(1)
 
 
@@ -169,10 +169,10 @@ def _obey(settings: Settings, bootstrap: str, fuse: Fuse, running: Pipeline) -> 
             return
         if command == "arm":
             fuse.arm(argument)
-            _say(armed=argument)
+            say(armed=argument)
         if command == "catch-up":
             _catch_up(settings, bootstrap, running)
-            _say(caught_up=True)
+            say(caught_up=True)
 
 
 def _catch_up(settings: Settings, bootstrap: str, running: Pipeline) -> None:
@@ -185,7 +185,8 @@ def _catch_up(settings: Settings, bootstrap: str, running: Pipeline) -> None:
         time.sleep(0.05)
 
 
-def _say(**what: object) -> None:
+def say(**what: object) -> None:
+    """One answer: a JSON line on stdout."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 

@@ -110,7 +110,7 @@ class Pipeline:
 
         A query that reads bronze has when nothing is left for it there.
         """
-        return all(_committed(query, ends) for query in self.queries)
+        return all(committed(query, ends) for query in self.queries)
 
     def raise_failure(self) -> None:
         """Raise FraudError with the cause if a query has failed."""
@@ -132,7 +132,8 @@ def _no_count(_batch_id: int, _counts: dict[object, int]) -> None:
     """The other queries take the same records again."""
 
 
-def _committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
+def committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
+    """Whether the query has committed all records before these offsets."""
     progress = query.lastProgress
     if progress is None:
         return False

@@ -74,13 +74,21 @@ def test_geo_looks_at_the_event_just_before_only(score: Scorer) -> None:
     assert [a.is_geo for a in score(events)] == [False, True, False]
 
 
-@pytest.mark.parametrize(("gap_us", "prev"), [(45 * DAY, "FR"), (45 * DAY + 1, None)])
-def test_the_event_before_is_named_up_to_45_days_back(
-    score: Scorer, gap_us: int, prev: str | None
+@pytest.mark.parametrize(
+    ("gap_us", "prev", "baseline_n"),
+    [
+        (30 * DAY, "FR", 1),
+        (30 * DAY + 1, "FR", 0),
+        (45 * DAY, "FR", 0),
+        (45 * DAY + 1, None, 0),
+    ],
+)
+def test_how_far_back_is_looked(
+    score: Scorer, gap_us: int, prev: str | None, baseline_n: int
 ) -> None:
     answer = last(score, [event(1), event(2, START + gap_us)])
     assert answer.prev_country == prev
-    assert answer.baseline_n == (0 if prev is None else 1)
+    assert answer.baseline_n == baseline_n
 
 
 @pytest.mark.parametrize(("n", "scored"), [(9, False), (10, True)])

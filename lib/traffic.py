@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lib.clients import end_offsets
 from lib.config import ROOT, Settings
+from lib.events import parse, to_json
 from lib.generator import generate
 from lib.producer import Sent, replay
 
@@ -20,6 +21,11 @@ CHUNK = 6_000
 """Generated events of one file: five minutes at GENERATED_RATE."""
 
 EVENTS_PER_ACCOUNT = 25
+_STEP = 1009
+"""Between the ids of one account in two files: more than the fixture changed its ids
+by (their last two digits), and less than lies between two accounts of a file."""
+
+_LONG_AFTER_US = 2**62
 
 
 @dataclass(frozen=True)
@@ -96,23 +102,47 @@ class Traffic:
             left = len(FIXTURE.read_text().splitlines())
         if left is None and plan.ends:
             return
-        number = 0
         while not self._stop.is_set() and left != 0:
             count = CHUNK if left is None else min(left, CHUNK)
-            accounts = max(1, count // EVENTS_PER_ACCOUNT)
-            number += 1
-            made = generate(count, accounts, seed=self._held + number)
-            self._send(made.lines, plan.rate or GENERATED_RATE)
+            self._send(new_cards(count, self._next()), plan.rate or GENERATED_RATE)
             left = None if left is None else left - count
 
+    def _next(self) -> int:
+        """1, 2, … over all runs of this home: no two files have a card in common."""
+        file = self._folder() / "files"
+        number = int(file.read_text()) + 1 if file.exists() else 1
+        file.write_text(str(number))
+        return number
+
     def _send(self, lines: list[str], rate: float) -> None:
-        file = self._file()
+        file = self._folder() / "tx_events.jsonl"
         file.write_text("\n".join(lines) + "\n")
         self._sent.append(
             replay(self._settings, self._bootstrap, file, rate=rate, stop=self._stop)
         )
 
-    def _file(self) -> Path:
+    def _folder(self) -> Path:
         folder = self._settings.home / "demo"
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / "tx_events.jsonl"
+        return folder
+
+
+def new_cards(count: int, number: int) -> list[str]:
+    """Lines of events of accounts that no file with another number has.
+
+    The generator gives its accounts the same ids each time, and tells each time a
+    story that ends at the same moment: told twice of one account, all of the second
+    one would be late.
+
+    Args:
+        count: how many events.
+        number: the file's number, from 1.
+    """
+    made = generate(count, max(1, count // EVENTS_PER_ACCOUNT), seed=number)
+    moved = []
+    for line in made.lines:
+        event = parse(line.encode(), _LONG_AFTER_US)
+        digits = int(event.account_id.removeprefix("ACCT_"))
+        account_id = f"ACCT_{(digits + number * _STEP) % 10**8:08d}"
+        moved.append(to_json(event._replace(account_id=account_id)))
+    return moved

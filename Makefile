@@ -52,8 +52,8 @@ test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 		--nbmake-timeout=300 executed
 
 lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
-	@$(BIN)/ruff format --check lib tests bench notebooks
-	@$(BIN)/ruff check lib tests bench notebooks
+	@$(BIN)/ruff format --check lib tests bench docs notebooks
+	@$(BIN)/ruff check lib tests bench docs notebooks
 	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests snapshots
 
 bench: setup  ## throughput of producer and ingest on this machine
@@ -61,6 +61,9 @@ bench: setup  ## throughput of producer and ingest on this machine
 
 chaos: setup  ## kill the pipeline a hundred times and count (40 minutes)
 	@$(BIN)/python -m lib.chaos
+
+figures: setup  ## docs/: demo.html, the walkthrough and the pictures, from real runs
+	@PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m docs.figures
 
 lock: setup  ## resolve requirements.txt and jars.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

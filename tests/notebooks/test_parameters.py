@@ -14,6 +14,13 @@ from lib.config import ROOT
 PARAMETERS = {
     "01_produce": {"SEED": 7, "EVENTS": 400},
     "02_stream": {"SEED": 11, "EVENTS": 600},
+    "06_dashboard": {
+        "SEED": 23,
+        "EVENTS": 240,
+        "TRIGGERS_MS": [0, 1_000],
+        "SWEEP_EVENTS": 60,
+        "LIVE_SECONDS": 8,
+    },
 }
 
 

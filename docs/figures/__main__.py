@@ -1,0 +1,109 @@
+"""Everything under docs/ that is made from a run.
+
+    python -m docs.figures [--rate EV_S] [--only demo walkthrough images]
+
+- ``docs/demo.html``: the fixture sent through the running pipeline, played back;
+- ``docs/images/dashboard.png``: the page during that run;
+- ``docs/walkthrough/``: each notebook executed, as Markdown with PNG charts;
+- ``docs/images/*.png``: figures of the bench's results.
+
+It needs a Chromium or Chrome.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import papermill
+
+from bench.machine import machine
+from docs.figures import replay, walkthrough
+from docs.figures.pictures import Painter
+from lib import charts
+from lib.broker import Broker
+from lib.browser import Browser
+from lib.config import ROOT, Settings
+from lib.dashboard.serve import Dashboard
+from lib.producer import replay as send
+from lib.spark import spark_session
+from lib.stream import pipeline
+from lib.traffic import FIXTURE, FIXTURE_RATE
+
+DOCS = ROOT / "docs"
+PARTS = ("demo", "walkthrough", "images")
+
+
+def main() -> None:
+    """Make the parts that are asked for."""
+    parser = argparse.ArgumentParser(description="what docs/ shows of real runs")
+    parser.add_argument("--rate", type=float, default=FIXTURE_RATE)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--notebooks", nargs="*", help="names; all if not given")
+    arguments = parser.parse_args()
+    if "demo" in arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            record(Settings.from_env({"FRAUD_HOME": folder}), arguments.rate)
+    if "walkthrough" in arguments.only:
+        walk(arguments.notebooks)
+    if "images" in arguments.only:
+        images()
+
+
+def record(settings: Settings, rate: float) -> None:
+    """Run the pipeline on the fixture, look at the page, and write the replay."""
+    broker = Broker(settings).start()
+    try:
+        spark = spark_session(settings)
+        events = len(FIXTURE.read_text().splitlines())
+        with (
+            pipeline(spark, settings, broker.bootstrap) as running,
+            Dashboard(settings, 0) as dashboard,
+            Browser(1500, 1250) as browser,
+        ):
+            browser.open(dashboard.url)
+            send(settings, broker.bootstrap, FIXTURE, rate=rate)
+            running.raise_failure()
+            shown = f"document.body.innerText.includes('Newest of {events:,} ')"
+            browser.until(shown, 120)
+            browser.until("document.body.innerText.includes('Books: balanced')", 60)
+            browser.picture(DOCS / "images" / "dashboard.png")
+        spark.stop()
+    finally:
+        broker.stop()
+    page = replay.page(replay.recorded(settings), rate, machine())
+    (DOCS / "demo.html").write_text(page)
+
+
+def walk(names: list[str] | None) -> None:
+    """Execute notebooks and write them as Markdown."""
+    found = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    chosen = [path for path in found if not names or path.stem in names]
+    with tempfile.TemporaryDirectory() as folder, Painter() as painter:
+        for path in chosen:
+            executed = Path(folder) / path.name
+            papermill.execute_notebook(path, executed, cwd=folder, progress_bar=False)
+            walkthrough.write(executed, DOCS / "walkthrough", painter.draw)
+    made = sorted(file.stem for file in (DOCS / "walkthrough").glob("0*.md"))
+    (DOCS / "walkthrough" / "README.md").write_text(walkthrough.index(made))
+
+
+def images() -> None:
+    """Figures of results that the bench left behind."""
+    results = ROOT / "bench" / "results" / "dashboard.json"
+    told = json.loads(results.read_text())["replayed_hours"]
+    samples = pd.DataFrame(told["mb"]).rename(columns={"hour": "x", "mb": "y"})
+    title = f"The page's memory over {told['events']:,} events stays where it was"
+    figure = charts.cumulative(
+        {"resident memory": samples}, title, "hours of 20 events per second", "MB"
+    )
+    with Painter() as painter:
+        file = DOCS / "images" / "dashboard_memory.png"
+        painter.draw(json.loads(figure.to_json()), file)
+
+
+if __name__ == "__main__":
+    main()

@@ -277,4 +277,5 @@ def _chart(figure, key: str, height: int = CHART_HEIGHT) -> None:
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

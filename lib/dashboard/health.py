@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ ASK_SECONDS = 5.0
 """How often the broker is asked where its topic ends."""
 
 NOT_ASKED = "not asked yet"
-_REPORTS = 60
+_REPORTS = 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class Query:
         state_rows: rows in its state.
         state_bytes: memory of its state.
         committed: partition → next offset that it will read.
-        batches: recent batches, ``lib.progress.progress_frame``'s columns as lists.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Query:
     state_rows: int
     state_bytes: int
     committed: Mapping[int, int]
-    batches: Mapping[str, list] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def committed_offsets(settings: Settings, query: str) -> dict[int, int]:
     try:
         done = [int(p.name) for p in (folder / "commits").iterdir() if p.name.isdigit()]
         return _read_offsets(folder / "offsets" / str(max(done)), settings.topic)
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         return {}
 
 
@@ -130,7 +128,6 @@ def _read_offsets(file: Path, topic: str) -> dict[int, int]:
 
 
 def _query(name: str, reports: list[dict], committed: Mapping[int, int]) -> Query:
-    frame = progress_frame(reports)
     worked = [r for r in reports if r.get("numInputRows")] or reports
     newest = worked[-1]
     times = newest.get("eventTime") or {}
@@ -139,7 +136,6 @@ def _query(name: str, reports: list[dict], committed: Mapping[int, int]) -> Quer
     delay = None
     if known and times.get("max"):
         delay = _seconds(times["max"]) - row["watermark"].timestamp()
-    batches = frame[frame["input_rows"] > 0]
     return Query(
         name=name,
         batch_id=int(row["batch_id"]),
@@ -149,7 +145,6 @@ def _query(name: str, reports: list[dict], committed: Mapping[int, int]) -> Quer
         state_rows=int(row["state_rows"]),
         state_bytes=int(row["state_bytes"]),
         committed=committed or _offsets(newest, "endOffset"),
-        batches=batches.to_dict("list"),
     )
 
 

@@ -23,7 +23,7 @@ TAIL = 400
 """Commits that are read one by one, as if live, at the start: they are where the
 newest rows and their commit times are. What lies before comes as one snapshot."""
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 _MICROS = pa.timestamp("us")
 
 

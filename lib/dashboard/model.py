@@ -184,11 +184,10 @@ class ScoredModel:
         self._show(_newest_rows(self.follower, snapshot.files), None)
 
     def _apply(self, commit: Commit) -> None:
-        # A merge copies the rows that share a file with a corrected one; those carry
-        # the scored_at of an earlier batch.
-        latest = None
-        if commit.removed:
-            latest = _last_written(self.follower, commit.added)
+        if not commit.removed:
+            self._append(commit)
+            return
+        latest = _last_written(self.follower, commit.added)
         pieces = [self._written(file, latest) for file in commit.added]
         written = fresh = concat(pieces, _EMPTY)
         known = self._take_back(commit, fresh)
@@ -199,20 +198,39 @@ class ScoredModel:
                 strict=True,
             )
             fresh = fresh.filter(pa.array([key not in known for key in ids]))
-        if fresh.num_rows:
-            measured = commit.at_ms - _millis(fresh["kafka_timestamp"])
-            self._latencies.add(measured)
-            self._minute.add(commit.at_ms / 1000, fresh.num_rows, measured)
+        self._measure(commit, [fresh["kafka_timestamp"]])
         self._show(written, commit.at_ms, known)
 
+    def _append(self, commit: Commit) -> None:
+        """A commit that only adds: every row is new, and few need to be kept."""
+        times, shown = [], _EMPTY
+        for file in commit.added:
+            for rows in self.follower.read(file, ROW_COLUMNS):
+                self.tally.add(rows)
+                times.append(rows["kafka_timestamp"])
+                shown = concat([shown, _largest(rows, NEWEST)], _EMPTY)
+            shown = _largest(shown, NEWEST) if shown.num_rows > NEWEST else shown
+        self._measure(commit, times)
+        self._show(shown, commit.at_ms)
+
+    def _measure(self, commit: Commit, times: list[pa.ChunkedArray]) -> None:
+        """Count first answers with the Kafka times of their records."""
+        latencies = [commit.at_ms - _millis(part) for part in times if len(part)]
+        if latencies:
+            measured = np.concatenate(latencies)
+            self._latencies.add(measured)
+            self._minute.add(commit.at_ms / 1000, len(measured), measured)
+
     def _written(self, file: File, latest: datetime | None) -> pa.Table:
-        """An added file's rows, tallied; with ``latest`` only those scored then."""
+        """Of a merge's file the rows of its own batch; all of them are tallied.
+
+        A merge copies the rows that share a file with a corrected one; those carry
+        the ``scored_at`` of an earlier batch.
+        """
         pieces = []
         for rows in self.follower.read(file, ROW_COLUMNS):
             self.tally.add(rows)
-            if latest is not None:
-                rows = rows.filter(pc.equal(rows["scored_at"], latest))
-            pieces.append(rows)
+            pieces.append(rows.filter(pc.equal(rows["scored_at"], latest)))
         return concat(pieces, _EMPTY)
 
     def _take_back(self, commit: Commit, written: pa.Table) -> set[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
@@ -33,6 +34,9 @@ from lib.detectors import THRESHOLDS
 POLL_SECONDS = 0.25
 HEALTH_SECONDS = 1.0
 GOLD_SECONDS = 15.0
+MANY_CHANGES = 10
+"""Commits of one look, or a snapshot, that leave much memory behind."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -121,7 +125,8 @@ class Reader:
         begun = time.perf_counter()
         with self._lock:
             try:
-                self._scored.refresh()
+                if self._scored.refresh() > MANY_CHANGES:
+                    _give_back()
                 self._trouble = ""
             except NoTable as error:
                 self._trouble = str(error)
@@ -224,3 +229,10 @@ class Reader:
         )
         self._health = health
         self._books = books, self._verdict.judge(books, time.monotonic())
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: glibc keeps what a large read once needed."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc only
+        trim(0)

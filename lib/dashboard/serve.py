@@ -20,6 +20,16 @@ HOST = "127.0.0.1"
 PORT = 8501
 READY_SECONDS = 60
 STOP_SECONDS = 10
+# One arena and few threads: the page reads small files, and memory is what it may not
+# take from the stream beside it.
+_FRUGAL = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "ARROW_IO_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKIO_WORKER_THREADS": "1",
+}
 _APP = Path(__file__).with_name("app.py")
 
 
@@ -70,7 +80,7 @@ class Dashboard:
                 stdout=out,
                 stderr=out,
                 cwd=Path(__file__).resolve().parents[2],
-                env=os.environ | self.settings.as_env(),
+                env=os.environ | _FRUGAL | self.settings.as_env(),
                 start_new_session=True,  # Ctrl-C reaches us, and we end it
             )
         deadline = time.monotonic() + READY_SECONDS

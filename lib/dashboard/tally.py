@@ -39,7 +39,8 @@ class Tally:
         flagged: rows on which at least one fires.
         countries: country → rows.
         flagged_countries: country → rows on which at least one detector fires.
-        accounts: account → (detector → alerts), for accounts that have one.
+        accounts: account → alerts in the order of DETECTORS, for accounts that have
+            one; a list, because a million rows can flag tens of thousands of them.
         slots: (slot, detector) → alerts; a slot is Kafka time // SLOT_SECONDS.
     """
 
@@ -50,7 +51,7 @@ class Tally:
     alerts: Counter = field(default_factory=Counter)
     countries: Counter = field(default_factory=Counter)
     flagged_countries: Counter = field(default_factory=Counter)
-    accounts: dict[str, Counter] = field(default_factory=dict)
+    accounts: dict[str, list[int]] = field(default_factory=dict)
     slots: Counter = field(default_factory=Counter)
 
     def add(self, rows: pa.Table, sign: int = 1) -> None:
@@ -68,12 +69,12 @@ class Tally:
         micros = flagged["kafka_timestamp"].cast(pa.int64())
         slots = micros.to_numpy() // (SLOT_SECONDS * 1_000_000)
         ids = flagged["account_id"].to_pylist()
-        for detector in DETECTORS:
+        for number, detector in enumerate(DETECTORS):
             fires = flagged[f"is_{detector}"].to_numpy().nonzero()[0]
             self.alerts[detector] += sign * len(fires)
             for at in fires.tolist():
                 self.slots[int(slots[at]), detector] += sign
-                self.accounts.setdefault(ids[at], Counter())[detector] += sign
+                self.accounts.setdefault(ids[at], [0, 0, 0])[number] += sign
         self._trim()
 
     def _trim(self) -> None:

@@ -165,16 +165,16 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
     return frame.sort_values(order, ascending=[False, False, True]).head(most)
 
 
-def top_accounts(accounts: dict[str, Counter], tokens: Tokens) -> list[dict]:
+def top_accounts(accounts: dict[str, list[int]], tokens: Tokens) -> list[dict]:
     """The TOP_ACCOUNTS accounts with the most alerts, as the stream has it now."""
-    totals = ((-sum(alerts.values()), name) for name, alerts in accounts.items())
+    totals = ((-sum(alerts), name) for name, alerts in accounts.items())
     most = [(-total, name) for total, name in heapq.nsmallest(TOP_ACCOUNTS, totals)]
     return [
         {
             "account": mask_account(name),
             "token": tokens.account(name),
             "alerts": total,
-            **{d: accounts[name][d] for d in DETECTORS},
+            **dict(zip(DETECTORS, accounts[name], strict=True)),
         }
         for total, name in most
         if total > 0

@@ -32,10 +32,10 @@ def recounted(rows: list[dict]) -> dict[str, object]:
     """The tally by hand, over all rows at once."""
     alerts, accounts, slots = Counter(), {}, Counter()
     for row in rows:
-        for name in ("velocity", "geo", "amount"):
+        for place, name in enumerate(("velocity", "geo", "amount")):
             if row[f"is_{name}"]:
                 alerts[name] += 1
-                accounts.setdefault(row["account_id"], Counter())[name] += 1
+                accounts.setdefault(row["account_id"], [0, 0, 0])[place] += 1
                 slots[int(row["kafka_timestamp"].timestamp() // 10), name] += 1
     hit = [r for r in rows if r["is_velocity"] or r["is_geo"] or r["is_amount"]]
     return {
@@ -46,21 +46,20 @@ def recounted(rows: list[dict]) -> dict[str, object]:
         "alerts": +alerts,
         "countries": Counter(row["country"] for row in rows),
         "flagged_countries": Counter(row["country"] for row in hit),
-        "accounts": {name: +counts for name, counts in accounts.items()},
+        "accounts": accounts,
         "slots": +slots,
     }
 
 
 def told(seen: ScoredModel) -> dict[str, object]:
     tally = seen.tally
-    accounts = {name: +counts for name, counts in tally.accounts.items()}
     return {
         **{name: getattr(tally, name) for name in ("rows", "late", "revised")},
         "flagged": tally.flagged,
         "alerts": +tally.alerts,
         "countries": tally.countries,
         "flagged_countries": tally.flagged_countries,
-        "accounts": {name: counts for name, counts in accounts.items() if counts},
+        "accounts": {name: n for name, n in tally.accounts.items() if any(n)},
         "slots": +tally.slots,
     }
 

@@ -29,7 +29,7 @@ from tests.integration.helpers import (
 )
 
 FIXTURE = ROOT / "fixtures" / "tx_events.jsonl"
-SCREENS = ROOT / ".data" / "screens"
+SCREENS = ROOT / "artifacts" / "screens"
 FIRST, RATE = 400, 80
 REPORTED_SECONDS = 10
 """So soon the page says that the stream is gone."""

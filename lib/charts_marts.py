@@ -81,7 +81,10 @@ def node_times(nodes: pd.DataFrame, title: str) -> go.Figure:
     built = nodes[nodes["kind"].isin(("model", "snapshot"))]
     tested = nodes[nodes["kind"].isin(("test", "unit_test"))].groupby("kind")
     sums = tested["seconds"].agg(["sum", "size"]).reset_index()
-    sums["name"] = [f"all {row.size} {row.kind}s" for row in sums.itertuples(False)]
+    sums["name"] = [
+        f"all {row.size} {row.kind.replace('_', ' ')}s"
+        for row in sums.itertuples(False)
+    ]
     sums = sums.rename(columns={"sum": "seconds"})
     rows = pd.concat([built, sums])[["name", "kind", "seconds"]]
     rows = rows.sort_values("seconds")

@@ -37,6 +37,7 @@ def build(
     settings: Settings,
     *,
     select: Sequence[str] = (),
+    kinds: Sequence[str] = (),
     full_refresh: bool = False,
     command: str = "build",
     target: str = "session",
@@ -49,6 +50,8 @@ def build(
         spark: the session.
         settings: where the lake lies.
         select: dbt's node selection; empty for everything.
+        kinds: kinds of nodes, e.g. ``model`` and ``snapshot`` for all but the tests;
+            empty for all. For ``build`` only.
         full_refresh: build every mart anew.
         command: ``build``, ``run`` or ``test``.
         target: ``session``, or ``thrift`` for a Thrift server that shares the
@@ -63,6 +66,7 @@ def build(
     begun = time.monotonic()
     marts = mart_names(project)
     options = ["--select", *select] if select else []
+    options += [word for kind in kinds for word in ("--resource-type", kind)]
     options += ["--full-refresh"] if full_refresh else []
 
     def dbt(*arguments: str):
@@ -72,7 +76,8 @@ def build(
     with _alone(settings):
         before = register(spark, settings, marts)
         with _session(spark, settings):
-            freshness = {} if select else freshness_of(dbt("source", "freshness"))
+            partial = bool(select or kinds)
+            freshness = {} if partial else freshness_of(dbt("source", "freshness"))
             if select and not spark.catalog.tableExists(_STAGED):
                 dbt("run", "--select", "path:models/staging")
             try:

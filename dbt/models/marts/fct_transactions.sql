@@ -178,9 +178,11 @@ joined as (
 
 ),
 
+-- In the order of time, so that a file holds a span of it: what is corrected
+-- is of the last minutes, and a merge writes anew only the files that it meets.
 final as (
 
-    select
+    select /*+ repartition_by_range(4, ts) */
         *,
         cast(is_velocity as int)
         + cast(is_geo as int)

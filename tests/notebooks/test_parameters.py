@@ -21,6 +21,7 @@ PARAMETERS = {
         "SWEEP_EVENTS": 60,
         "LIVE_SECONDS": 8,
     },
+    "05_dbt": {"SEED": 7, "EVENTS": 500},
 }
 
 

@@ -117,13 +117,15 @@ def _hours(settings: Settings, hours: float) -> dict[str, object]:
     a_sample = max(1, int(3600 * RATE / COMMIT_ROWS / 4))
     _append(settings, COMMIT_ROWS, seed=0)
     folder = Path(settings.table("silver/scored"))
+    begun = time.time() - hours * 3600  # the clock of the simulated hours
     samples = []
     with Dashboard(settings, 0) as dashboard, Browser() as browser:
         browser.open(dashboard.url)
         browser.until("document.querySelectorAll('tr[data-event]').length", 60)
         process = psutil.Process(dashboard.pid)
         for number in range(1, commits + 1):
-            _commit(folder, number, _rows(COMMIT_ROWS, number))
+            at = begun + number * COMMIT_ROWS / RATE
+            _commit(folder, number, _rows(COMMIT_ROWS, number, at), at)
             if number % a_sample == 0:
                 _until_shown(browser, (number + 1) * COMMIT_ROWS)
                 rss = process.memory_info().rss
@@ -155,12 +157,12 @@ def _commit_to_page(settings: Settings, seconds: int = 60) -> dict[str, object]:
     return {"rows": len(lags), "milliseconds": _spread(lags)}
 
 
-def _commit(folder: Path, version: int, rows: pa.Table) -> None:
+def _commit(folder: Path, version: int, rows: pa.Table, at: float) -> None:
     """A commit by hand: a writer would read the whole log again for each."""
     name = f"part-{version}.parquet"
     pq.write_table(rows, folder / name)
     size = (folder / name).stat().st_size
-    now = int(time.time() * 1000)
+    now = int(at * 1000)
     add = {"path": name, "partitionValues": {}, "size": size, "dataChange": True}
     add |= {"modificationTime": now, "stats": json.dumps({"numRecords": len(rows)})}
     actions = [{"commitInfo": {"timestamp": now}}, {"add": add}]
@@ -191,10 +193,12 @@ def _append(settings: Settings, rows: int, seed: int) -> DeltaTable:
     return DeltaTable(uri)
 
 
-def _rows(count: int, seed: int) -> pa.Table:
-    """Scored events of now: 40,000 accounts, an alert on every twentieth."""
+def _rows(count: int, seed: int, at: float | None = None) -> pa.Table:
+    """Scored events of 40,000 accounts, an alert on every twentieth; of now, or of
+    the moment ``at`` (seconds since the epoch)."""
     dice = np.random.default_rng(seed)
-    now = np.full(count, time.time_ns() // 1000, dtype="int64") - np.arange(count)
+    us = int((at or time.time()) * 1_000_000)
+    now = np.full(count, us, dtype="int64") - np.arange(count)
     times = pa.array(now, pa.timestamp("us", "UTC"))
     fires = dice.random((3, count)) < 0.05 / 3
     cents = pa.array(dice.integers(100, 99_999, count)).cast(pa.decimal128(19, 0))

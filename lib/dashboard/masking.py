@@ -11,7 +11,9 @@ from collections import OrderedDict
 from lib.dashboard.model import Row
 from lib.events import mask_account
 
-REMEMBERED = 50_000
+REMEMBERED = 5_000
+"""Accounts whose tokens lead back: far more than one page ever shows."""
+
 _ACCOUNT = re.compile(r"ACCT_[0-9]+")
 LABELS = {
     "velocity": "FRAUD: VELOCITY",

@@ -23,7 +23,9 @@ from threading import Thread
 from lib.broker import Broker
 from lib.clients import ensure_topic
 from lib.config import ROOT, Settings, local_path
+from lib.detectors import MINUTE
 from lib.errors import FraudError
+from lib.events import parse, to_json
 from lib.generator import generate
 from lib.producer import Sent, replay
 from lib.truth import Damage, damage, expected, read_topic
@@ -46,6 +48,8 @@ POINTS = (
     "delta checkpoint",
 )
 """Where a process can be told to die, in the order in which a batch passes them."""
+
+_NOW_US = time.time_ns() // 1000
 
 STORY = {
     "duplicates": 0.03,
@@ -193,10 +197,9 @@ class Laboratory:
     _pending: str | None = None
     _begun: float = 0.0
 
-    def send(self, rate: float | None = None) -> Sent:
+    def send(self) -> Sent:
         """Send the next events of the story."""
-        file = self.next_file()
-        return replay(self.settings, self.broker.bootstrap, file, rate=rate)
+        return replay(self.settings, self.broker.bootstrap, self.next_file())
 
     def next_file(self) -> Path:
         """The next part of the story: new accounts' lives, in disorder."""
@@ -234,11 +237,26 @@ class Laboratory:
 
     def die_at(self, point: str) -> None:
         """Arm the point, send, and wait until the process is dead there."""
+        straggler = self._straggler() if "upsert" in point else None
         self.up().ask(f"arm {point}")
-        # In one batch nothing needs a correction: let the story last some batches.
-        self.send(rate=30.0 if "upsert" in point else None)
+        self.send()
+        if straggler:
+            replay(self.settings, self.broker.bootstrap, straggler)
         self._child.wait_dead()
         self._child, self._pending = None, point
+
+    def _straggler(self) -> Path:
+        """Let an event be scored, and return one that belongs before it."""
+        self._sent += 1
+        event = parse(generate(1, 1, seed=self._sent).lines[0].encode(), _NOW_US)
+        earlier = event._replace(event_id="earlier", ts_us=event.ts_us - MINUTE)
+        file = self.settings.home / "faults" / "straggler.jsonl"
+        for each in (event, earlier):
+            file.write_text(to_json(each) + "\n")
+            if each is event:
+                replay(self.settings, self.broker.bootstrap, file)
+                self.up().ask("catch-up")
+        return file
 
     def die_after(self, seconds: float) -> None:
         """Send, and kill after a time: wherever it is then."""

@@ -31,7 +31,7 @@ from lib.producer import Sent, replay
 from lib.truth import Damage, damage, expected, read_topic
 
 START_SECONDS = 120
-DIE_SECONDS = 60
+DIE_SECONDS = 180
 POINTS = (
     "offsets written",
     "before bronze/tx_events",
@@ -249,6 +249,7 @@ class Laboratory:
         """Let an event be scored, and return one that belongs before it."""
         self._sent += 1
         event = parse(generate(1, 1, seed=self._sent).lines[0].encode(), _NOW_US)
+        event = event._replace(account_id=f"ACCT_9{self._sent:07}")
         earlier = event._replace(event_id="earlier", ts_us=event.ts_us - MINUTE)
         file = self.settings.home / "faults" / "straggler.jsonl"
         for each in (event, earlier):

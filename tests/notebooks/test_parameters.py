@@ -14,6 +14,11 @@ from lib.config import ROOT
 PARAMETERS = {
     "01_produce": {"SEED": 7, "EVENTS": 400},
     "02_stream": {"SEED": 11, "EVENTS": 600},
+    "04_exactly_once_failures": {
+        "SEED": 5,
+        "EVENTS": 40,
+        "POINTS": ["after silver/scored"],
+    },
     "06_dashboard": {
         "SEED": 23,
         "EVENTS": 240,

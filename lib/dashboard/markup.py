@@ -20,6 +20,7 @@ STYLE = f"""
   border-bottom: 1px solid rgba(128,128,128,.3); vertical-align: top; }}
 .fs-table .fs-number {{ text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }}
+.fs-table th[scope="row"] {{ white-space: nowrap; }}
 .fs-table a {{ color: inherit; }}
 .fs-scroll {{ max-height: 36rem; overflow-y: auto; }}
 .fs-scroll thead th {{ position: sticky; top: 0;

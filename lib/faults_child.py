@@ -173,6 +173,7 @@ def _obey(settings: Settings, bootstrap: str, fuse: Fuse, running: Pipeline) -> 
         if command == "catch-up":
             _catch_up(settings, bootstrap, running)
             say(caught_up=True)
+    blow()  # whoever gave the commands is gone
 
 
 def _catch_up(settings: Settings, bootstrap: str, running: Pipeline) -> None:

@@ -143,6 +143,8 @@ def main() -> None:
             if command == "catch-up":
                 _catch_up(queries, end_offsets(settings, bootstrap))
                 say(caught_up=True, batch_ms=_durations(queries))
+        else:
+            blow()  # whoever gave the commands is gone
         for query in queries:
             query.stop()
         spark.stop()
@@ -153,7 +155,7 @@ def place_of(settings: Settings, name: str, bootstrap: str = "") -> Place:
     topic = spark_options(settings, bootstrap)
     del topic["subscribe"]
     return Place(
-        folder=settings.home / "sinks" / name,
+        folder=Path(settings.lake).parent / "sinks" / name,
         table=settings.table(f"sinks/{name}"),
         topic={**topic, "topic": f"{settings.topic}-copy"},
     )

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kafka import KafkaConsumer, TopicPartition
+from pyspark.sql import SparkSession
 
 from bench.machine import machine
 from lib.broker import Broker
@@ -92,10 +93,8 @@ def _spark(
     """The score query alone: from its start to its end, and without the first batch,
     in which Python workers start and the JVM compiles."""
     spark = spark_session(settings)
-    _drain(spark, warm, bootstrap)
-    begun = time.monotonic()
-    reports = _drain(spark, settings, bootstrap)
-    seconds = time.monotonic() - begun
+    drained(spark, warm, bootstrap)
+    seconds, reports = drained(spark, settings, bootstrap)
     scored = spark.read.format("delta").load(settings.table("silver/scored")).count()
     spark.stop()
     if scored != sent:
@@ -116,13 +115,28 @@ def _spark(
     }
 
 
-def _drain(spark, settings: Settings, bootstrap: str) -> list[dict]:
-    with pipeline(spark, settings, bootstrap, drain=True, names=("score",)) as running:
+def drained(
+    spark: SparkSession,
+    settings: Settings,
+    bootstrap: str,
+    max_offsets: int | None = None,
+) -> tuple[float, list[dict]]:
+    """Run the score query over what the topic holds: the seconds from its start to
+    its end, and Spark's report of each batch that had rows."""
+    begun = time.monotonic()
+    with pipeline(
+        spark,
+        settings,
+        bootstrap,
+        drain=True,
+        names=("score",),
+        max_offsets=max_offsets,
+    ) as running:
         (query,) = running.queries
         query.awaitTermination()
         running.raise_failure()
         reports = [json.loads(p.json) for p in query.recentProgress]
-    return [r for r in reports if r["numInputRows"]]
+    return time.monotonic() - begun, [r for r in reports if r["numInputRows"]]
 
 
 def _quix(

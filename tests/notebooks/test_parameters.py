@@ -14,6 +14,7 @@ from lib.config import ROOT
 PARAMETERS = {
     "01_produce": {"SEED": 7, "EVENTS": 400},
     "02_stream": {"SEED": 11, "EVENTS": 600},
+    "03_detectors": {"SEED": 7, "EVENTS": 1_200, "ACCOUNTS": 30, "QUALITY_SEEDS": 2},
     "04_exactly_once_failures": {
         "SEED": 5,
         "EVENTS": 40,

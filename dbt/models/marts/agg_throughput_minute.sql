@@ -16,11 +16,13 @@ touched as (
 
 transactions as (
 
-    select facts.*
-    from {{ ref('fct_transactions') }} as facts
     {% if is_incremental() %}
+    select /*+ broadcast(touched) */ facts.*
+    from {{ ref('fct_transactions') }} as facts
     left semi join touched
         on facts.arrival_minute = touched.arrival_minute
+    {% else %}
+    select * from {{ ref('fct_transactions') }}
     {% endif %}
 
 ),

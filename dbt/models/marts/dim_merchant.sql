@@ -16,10 +16,12 @@ touched as (
 
 transactions as (
 
-    select facts.*
-    from {{ ref('fct_transactions') }} as facts
     {% if is_incremental() %}
+    select /*+ broadcast(touched) */ facts.*
+    from {{ ref('fct_transactions') }} as facts
     left semi join touched on facts.merchant_key = touched.merchant_key
+    {% else %}
+    select * from {{ ref('fct_transactions') }}
     {% endif %}
 
 ),

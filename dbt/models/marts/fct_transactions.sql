@@ -5,6 +5,15 @@
     )
 }}
 
+{% set since %}
+(
+    select
+        coalesce(max(newest.scored_at), timestamp '1970-01-01 00:00:00')
+        - interval '{{ var('look_back_minutes') }}' minute
+    from loaded as newest
+)
+{% endset %}
+
 with
 
 transactions as (
@@ -50,7 +59,7 @@ ends as (
 
 arrived as (
 
-    select
+    select /*+ broadcast(ends) */
         transactions.account_id,
         transactions.event_id
     from transactions
@@ -65,25 +74,29 @@ arrived as (
 -- A first score and a correction both carry the time of their batch. The
 -- look-back is for clocks that were set back; what it finds unchanged is not
 -- written again.
+recent as (
+
+    select
+        account_id,
+        event_id,
+        scored_at
+    from loaded
+    where scored_at >= {{ since }}
+
+),
+
 rescored as (
 
     select
         scores.account_id,
         scores.event_id
     from scores
-    left anti join loaded
+    left anti join recent
         on
-            scores.account_id = loaded.account_id
-            and scores.event_id = loaded.event_id
-            and scores.scored_at = loaded.scored_at
-    where
-        scores.scored_at >= (
-            select
-                coalesce(
-                    max(newest.scored_at), timestamp '1970-01-01 00:00:00'
-                ) - interval '{{ var('look_back_minutes') }}' minute
-            from loaded as newest
-        )
+            scores.account_id = recent.account_id
+            and scores.event_id = recent.event_id
+            and scores.scored_at = recent.scored_at
+    where scores.scored_at >= {{ since }}
 
 ),
 
@@ -97,7 +110,7 @@ due as (
 
 due_transactions as (
 
-    select transactions.*
+    select /*+ broadcast(due) */ transactions.*
     from transactions
     left semi join due
         on
@@ -108,7 +121,7 @@ due_transactions as (
 
 due_scores as (
 
-    select scores.*
+    select /*+ broadcast(due) */ scores.*
     from scores
     left semi join due
         on

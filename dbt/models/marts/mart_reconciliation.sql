@@ -43,15 +43,30 @@ newest as (
 
 ),
 
+placed as (
+
+    select /*+ broadcast(newest) */
+        facts.topic,
+        facts.kafka_partition,
+        facts.kafka_offset
+    from facts
+    left semi join newest
+        on
+            facts.topic = newest.topic
+            and facts.kafka_partition = newest.kafka_partition
+            and facts.kafka_offset = newest.kafka_offset
+
+),
+
 unplaced as (
 
     select newest.*
     from newest
-    left anti join facts
+    left anti join placed
         on
-            newest.topic = facts.topic
-            and newest.kafka_partition = facts.kafka_partition
-            and newest.kafka_offset = facts.kafka_offset
+            newest.topic = placed.topic
+            and newest.kafka_partition = placed.kafka_partition
+            and newest.kafka_offset = placed.kafka_offset
     left anti join quarantine
         on
             newest.topic = quarantine.topic
@@ -60,14 +75,27 @@ unplaced as (
 
 ),
 
+known as (
+
+    select /*+ broadcast(unplaced) */
+        facts.account_id,
+        facts.event_id
+    from facts
+    left semi join unplaced
+        on
+            facts.account_id = unplaced.account_id
+            and facts.event_id = unplaced.event_id
+
+),
+
 under_way as (
 
     select count(*) as in_flight
     from unplaced
-    left anti join facts
+    left anti join known
         on
-            unplaced.account_id = facts.account_id
-            and unplaced.event_id = facts.event_id
+            unplaced.account_id = known.account_id
+            and unplaced.event_id = known.event_id
 
 ),
 

@@ -22,6 +22,7 @@ from tests.integration.helpers import environment, run
 from tests.integration.marts_lake import FIRST, SCORED, Payment, Writer
 
 KEY = ("account_id", "event_id")
+BATCH_SECONDS = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +159,14 @@ def test_only_late_and_revised_rows_change(spark: SparkSession, copy: Settings):
 
 @pytest.fixture
 def traffic(spark: SparkSession, copy: Settings) -> Iterator[list[int]]:
-    """Somebody who writes into the copy without a pause, until the test is over."""
+    """Somebody who writes into the copy batch after batch, until the test is over."""
     writer, over, sent = Writer(spark, copy), threading.Event(), [0]
     writer.offset = 100
     failures: list[BaseException] = []
 
     def write() -> None:
         try:
-            while not over.is_set():
+            while not over.wait(BATCH_SECONDS):
                 name = f"live-{sent[0]}"
                 payment = Payment("ACCT_1", name, sent[0], "1.00", fired=("geo",))
                 writer.send([payment], scored_at=SCORED + timedelta(seconds=sent[0]))

@@ -49,7 +49,7 @@ test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 	@rm -rf executed && cp -R notebooks executed
 	@FRAUD_HOME=$(CURDIR)/.data/test PLOTLY_RENDERER=plotly_mimetype+notebook \
 		$(BIN)/python -m pytest --nbmake --overwrite \
-		--nbmake-timeout=300 executed
+		--nbmake-timeout=600 executed
 
 lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
 	@$(BIN)/ruff format --check lib tests bench docs notebooks

@@ -26,6 +26,7 @@ def damage(counts: pd.DataFrame, title: str) -> go.Figure:
             cliponaxis=False,
             marker_color=COLOURS[colour],
         )
+    made.update_xaxes(automargin=True)
     return made.update_layout(barmode="group")
 
 

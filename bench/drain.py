@@ -154,16 +154,18 @@ def _quix(
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for number in range(os.cpu_count() or 1)
     ]
     try:
-        told = [
-            json.loads(worker.communicate(timeout=QUIX_SECONDS)[0].splitlines()[-1])
-            for worker in workers
-        ]
+        told = []
+        for worker in workers:
+            output, log = worker.communicate(timeout=QUIX_SECONDS)
+            if worker.returncode:
+                raise SystemExit(f"error: Quix Streams stopped: {log[-500:]}")
+            told.append(json.loads(output.splitlines()[-1]))
     finally:
         for worker in workers:
             worker.kill()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from deltalake.exceptions import DeltaError
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import SparkSession
@@ -74,7 +75,7 @@ class Pipeline:
         except FraudError:
             self.stop()
             raise
-        except (PySparkException, Py4JError) as error:
+        except (PySparkException, Py4JError, OSError, DeltaError) as error:
             self.stop()
             raise FraudError(f"the stream does not start: {cause_of(error)}") from error
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -18,7 +19,6 @@ from lib.broker import Broker
 from lib.browser import Browser, find_browser
 from lib.config import ROOT, Settings
 from lib.producer import replay
-from tests.conftest import missing
 from tests.integration.helpers import (
     PATIENCE_SECONDS,
     assert_trouble,
@@ -94,7 +94,10 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     if find_browser() is None:
-        missing("a Chromium or Chrome")
+        # GitHub's machines have one, and there it must not go missing unseen.
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            pytest.fail("required on GitHub: a Chromium or Chrome")
+        pytest.skip("no Chromium or Chrome is here")
     folder = tmp_path_factory.mktemp("operator")
     home = folder / "home"
     settings = Settings.from_env({"FRAUD_HOME": str(home)})

@@ -15,24 +15,11 @@ import pandas as pd
 from lib.detectors import SECOND, THRESHOLDS, Thresholds
 from lib.events import Event
 from lib.generator import Label
-from lib.history import NEW, Arrivals, Bucket
-from lib.state_codec import fingerprints
+from lib.history import NEW, Bucket
+from lib.policies import arrivals
 
 DETECTORS = ("velocity", "geo", "amount")
 IDENTITY = ["account_id", "event_id"]
-
-
-def arrivals(events: Sequence[Event]) -> Arrivals:
-    """Valid events, in Kafka order, as the engine takes them (``lib.history``)."""
-    columns = dict(zip(Event._fields, zip(*events, strict=True), strict=True))
-    return Arrivals(
-        event_id=columns["event_id"],
-        account_id=columns["account_id"],
-        ts_us=np.array(columns["ts_us"], np.int64),
-        amount_cents=np.array(columns["amount_cents"], np.int64),
-        country=columns["country"],
-        fingerprint=fingerprints(columns["merchant"], columns["currency"]),
-    )
 
 
 def flagged(events: Sequence[Event], rules: Thresholds = THRESHOLDS) -> pd.DataFrame:

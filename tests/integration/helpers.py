@@ -72,7 +72,9 @@ def jvms_of(home: Path) -> dict[str, Path]:
     found = {}
     for process in processes_of(home):
         try:
-            words, program = process.cmdline(), Path(process.exe())
+            # process_iter hands out the same objects again, and they keep the first
+            # exe they saw: the shell's, if that was before it became the JVM.
+            words, program = process.cmdline(), Path(psutil.Process(process.pid).exe())
         except psutil.Error:
             continue
         # Spark's start scripts have the same words and are no JVM yet.

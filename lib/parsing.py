@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from lib.events import Rejection, parse
+from lib.workers import spare_the_collector
 
 PARSED = T.StructType(
     [
@@ -83,4 +84,9 @@ def decimals(integers: pa.Array) -> pa.Array:
 def parsed(value: Column, kafka_timestamp: Column) -> Column:
     """Column expression: the record's parsed struct (schema PARSED)."""
     # Wrapped here and not at import: the wrapper needs a running session.
-    return F.arrow_udf(parse_columns, PARSED)(value, kafka_timestamp)
+    return F.arrow_udf(_in_worker, PARSED)(value, kafka_timestamp)
+
+
+def _in_worker(values: pa.Array, kafka_timestamps: pa.Array) -> pa.Array:
+    spare_the_collector()
+    return parse_columns(values, kafka_timestamps)

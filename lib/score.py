@@ -30,6 +30,7 @@ from lib.lake import Batch, Lake, Upsert, arrow_schema, open_lake
 from lib.parsing import decimals, microseconds
 from lib.spark import table_exists
 from lib.state_codec import fingerprints
+from lib.workers import spare_the_collector
 
 QUERY = "score"
 TABLE = "silver/scored"
@@ -146,6 +147,7 @@ def score_bucket(
     _key: tuple, chunks: Iterator[pd.DataFrame], state: GroupState
 ) -> Iterator[pd.DataFrame]:
     """The stateful operator: one bucket's new records, its state, its rows."""
+    spare_the_collector()
     batch = pd.concat(list(chunks), ignore_index=True)
     batch = batch.sort_values(["partition", "offset"], ignore_index=True)
     bucket = Bucket.from_bytes(bytes(state.get[0]) if state.exists else None)

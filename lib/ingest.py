@@ -26,6 +26,13 @@ from lib.parsing import PARSED, parsed
 
 QUERY = "ingest"
 
+FETCH_WAIT_MS = "1"
+"""How long a broker may hold back a fetch that finds nothing new. A task of Spark's
+Kafka source asks for a partition's first and last offset behind the fetch of the
+records that may come next, on the same connection, where the broker answers in order:
+with the client's default of 500 ms nearly every task waits half a second. Sources:
+KIP-41's consumer defaults; InternalKafkaConsumer.getAvailableOffsetRange."""
+
 BRONZE = T.StructType(
     [
         T.StructField("key", T.BinaryType()),
@@ -74,6 +81,7 @@ def read_topic(
         max_offsets: records per micro-batch at most; None for no limit.
     """
     options = {
+        "kafka.fetch.max.wait.ms": FETCH_WAIT_MS,
         **spark_options(settings, bootstrap),
         "startingOffsets": starting,
         "failOnDataLoss": "true",

@@ -30,8 +30,8 @@ FETCH_WAIT_MS = "1"
 """How long a broker may hold back a fetch that finds nothing new. A task of Spark's
 Kafka source asks for a partition's first and last offset behind the fetch of the
 records that may come next, on the same connection, where the broker answers in order:
-with the client's default of 500 ms nearly every task waits half a second. Sources:
-KIP-41's consumer defaults; InternalKafkaConsumer.getAvailableOffsetRange."""
+with the client's default of 500 ms a task waits up to half a second. Source: thread
+dumps, and Spark's InternalKafkaConsumer.getAvailableOffsetRange."""
 
 BRONZE = T.StructType(
     [

@@ -1,6 +1,7 @@
 """Everything under docs/ that is made from a run.
 
     python -m docs.figures [--rate EV_S] [--only demo walkthrough images]
+                           [--notebooks NAME ...] [--executed FOLDER]
 
 - ``docs/demo.html``: the fixture sent through the running pipeline, played back;
 - ``docs/images/dashboard.png``: the page during that run;
@@ -43,12 +44,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=FIXTURE_RATE)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--notebooks", nargs="*", help="names; all if not given")
+    parser.add_argument(
+        "--executed",
+        type=Path,
+        help="notebooks that were run already (`make test` leaves them in executed/)",
+    )
     arguments = parser.parse_args()
     if "demo" in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
             record(Settings.from_env({"FRAUD_HOME": folder}), arguments.rate)
     if "walkthrough" in arguments.only:
-        walk(arguments.notebooks)
+        walk(arguments.notebooks, arguments.executed)
     if "images" in arguments.only:
         images()
 
@@ -78,14 +84,17 @@ def record(settings: Settings, rate: float) -> None:
     (DOCS / "demo.html").write_text(page)
 
 
-def walk(names: list[str] | None) -> None:
-    """Execute notebooks and write them as Markdown."""
+def walk(names: list[str] | None, ran: Path | None) -> None:
+    """Write notebooks as Markdown; executes them unless ``ran`` holds their runs."""
     found = sorted((ROOT / "notebooks").glob("*.ipynb"))
     chosen = [path for path in found if not names or path.stem in names]
     with tempfile.TemporaryDirectory() as folder, Painter() as painter:
         for path in chosen:
-            executed = Path(folder) / path.name
-            papermill.execute_notebook(path, executed, cwd=folder, progress_bar=False)
+            executed = (ran or Path(folder)) / path.name
+            if ran is None:
+                papermill.execute_notebook(
+                    path, executed, cwd=folder, progress_bar=False
+                )
             walkthrough.write(executed, DOCS / "walkthrough", painter.draw)
     made = sorted(file.stem for file in (DOCS / "walkthrough").glob("0*.md"))
     (DOCS / "walkthrough" / "README.md").write_text(walkthrough.index(made))

@@ -105,7 +105,8 @@ def images() -> None:
     results = ROOT / "bench" / "results" / "dashboard.json"
     told = json.loads(results.read_text())["replayed_hours"]
     samples = pd.DataFrame(told["mb"]).rename(columns={"hour": "x", "mb": "y"})
-    title = f"The page's memory over {told['events']:,} events stays where it was"
+    grown = samples["y"].iloc[-1] - samples["y"].iloc[0]
+    title = f"The page's memory over {told['events']:,} events: {grown:+.0f} MB"
     figure = charts.cumulative(
         {"resident memory": samples}, title, "hours of 20 events per second", "MB"
     )

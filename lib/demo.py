@@ -17,6 +17,7 @@ from lib.dashboard.masking import Tokens
 from lib.dashboard.model import Row, ScoredModel
 from lib.dashboard.view import entry
 from lib.errors import FraudError
+from lib.inert import for_terminal
 from lib.progress import rolling_rate
 from lib.reconcile import Books, reconcile
 from lib.stream import Pipeline, pipeline
@@ -116,15 +117,17 @@ class _Feed:
         if len(new) > FEED_ROWS:
             say(f"  … {len(new) - FEED_ROWS} more")
         for row in new[-FEED_ROWS:]:
-            say(self._line(row))
+            say(feed_line(row, self._tokens))
 
-    def _line(self, row: Row) -> str:
-        shown = entry(row, self._tokens)
-        signals = "  ".join(f"{b.label} ({b.why})" for b in shown.badges)
-        return (
-            f"  {shown.account}  {shown.merchant:<28.28}  {shown.country}  "
-            f"{shown.amount:>16}  {signals}"
-        ).rstrip()
+
+def feed_line(row: Row, tokens: Tokens) -> str:
+    """One scored transaction as a line of the terminal, masked and harmless."""
+    shown = entry(row, tokens)
+    signals = "  ".join(f"{b.label} ({b.why})" for b in shown.badges)
+    return (
+        f"  {shown.account}  {for_terminal(shown.merchant):<28.28}  "
+        f"{for_terminal(shown.country)}  {shown.amount:>16}  {for_terminal(signals)}"
+    ).rstrip()
 
 
 def _wait_until_arrived(running: Pipeline, settings: Settings, bootstrap: str) -> None:

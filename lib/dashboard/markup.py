@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 
 from lib.charts import COLOURS
 from lib.dashboard.view import Entry
+from lib.inert import for_html
 
 SEED_MS = (120, 410, 860)
 """p50, p95, p99 on the project's page: placeholders there, shown as such here."""
@@ -49,7 +49,7 @@ def status(kind: str, text: str) -> str:
     mark = {"ok": "●", "bad": "▲", "idle": "○"}[kind]
     return (
         f'<div class="fs-status fs-{kind}" role="status" aria-live="polite">'
-        f'<span aria-hidden="true">{mark}</span> {escape(text)}</div>'
+        f'<span aria-hidden="true">{mark}</span> {for_html(text)}</div>'
     )
 
 
@@ -68,22 +68,22 @@ def _feed_row(entry: Entry) -> str:
     return (
         f'<tr data-event="{entry.event}" data-visible="{visible}">'
         f"<td>{entry.clock}</td><td>{account_link(entry.account, entry.token)}</td>"
-        f"<td>{escape(entry.merchant)}</td><td>{escape(entry.country)}</td>"
-        f'<td class="fs-number">{escape(entry.amount)}</td><td>{signals(entry)}</td>'
+        f"<td>{for_html(entry.merchant)}</td><td>{for_html(entry.country)}</td>"
+        f'<td class="fs-number">{for_html(entry.amount)}</td><td>{signals(entry)}</td>'
         "</tr>"
     )
 
 
 def account_link(account: str, token: str) -> str:
     """A masked account that leads to its page."""
-    return f'<a href="?account={token}" target="_self">{escape(account)}</a>'
+    return f'<a href="?account={token}" target="_self">{for_html(account)}</a>'
 
 
 def signals(entry: Entry) -> str:
     """Badges with their reasons, and what else is to be said of the row."""
     parts = [
         f'<span class="fs-badge fs-{badge.detector}">{badge.label}</span> '
-        f'<span class="fs-why">{escape(badge.why)}</span>'
+        f'<span class="fs-why">{for_html(badge.why)}</span>'
         for badge in entry.badges
     ]
     if entry.late:
@@ -97,10 +97,10 @@ def history(entries: Sequence[Entry], places: Sequence[str], caption: str) -> st
     """An account's events with their places in Kafka."""
     head = ("Event time (UTC)", "Merchant", "Country", "Amount", "Signals", "Kafka")
     rows = "".join(
-        f"<tr><td>{entry.event_time}</td><td>{escape(entry.merchant)}</td>"
-        f"<td>{escape(entry.country)}</td>"
-        f'<td class="fs-number">{escape(entry.amount)}</td>'
-        f"<td>{signals(entry)}</td><td>{escape(place)}</td></tr>"
+        f"<tr><td>{entry.event_time}</td><td>{for_html(entry.merchant)}</td>"
+        f"<td>{for_html(entry.country)}</td>"
+        f'<td class="fs-number">{for_html(entry.amount)}</td>'
+        f"<td>{signals(entry)}</td><td>{for_html(place)}</td></tr>"
         for entry, place in zip(entries, places, strict=True)
     )
     return (
@@ -157,17 +157,17 @@ class Raw(str):
 def _cell(value: object) -> str:
     if isinstance(value, Raw):
         return value
-    return escape(f"{value:,}" if isinstance(value, int) else str(value))
+    return for_html(f"{value:,}" if isinstance(value, int) else str(value))
 
 
 def _table(caption: str, head: Sequence[str], rows: str, numbers=()) -> str:
     cells = "".join(
-        f'<th scope="col"{" class=fs-number" if at in numbers else ""}>{escape(text)}'
+        f'<th scope="col"{" class=fs-number" if at in numbers else ""}>{for_html(text)}'
         "</th>"
         for at, text in enumerate(head)
     )
     return (
-        f'<table class="fs-table"><caption>{escape(caption)}</caption>'
+        f'<table class="fs-table"><caption>{for_html(caption)}</caption>'
         f"<thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
     )
 

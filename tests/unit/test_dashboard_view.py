@@ -21,6 +21,7 @@ from lib.dashboard.masking import Tokens, duration, reason, scrub
 from lib.dashboard.model import Row, ScoredModel
 from lib.dashboard.reader import Reader
 from lib.dashboard.view import Filters
+from lib.demo import feed_line
 from lib.heartbeat import Heartbeat
 from tests.unit.scored_lake import append, event, merge, settings_of, write
 
@@ -124,6 +125,14 @@ def test_ids_in_texts_are_masked_and_texts_are_no_html(tokens: Tokens):
     assert "<script>" not in table
     assert "<i>" not in table
     assert not FULL_ID.search(table)
+
+
+def test_a_merchants_name_moves_no_cursor_of_a_terminal(tokens: Tokens):
+    hostile = row(merchant="Caf\x1b[2J\x1b]0;x\x07ACCT_00123", country="\x1b[")
+    told = feed_line(hostile, tokens)
+
+    assert told.isprintable()
+    assert not FULL_ID.search(told)
 
 
 # -- feed and filters -------------------------------------------------------------

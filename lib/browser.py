@@ -7,6 +7,7 @@ https://chromedevtools.github.io/devtools-protocol/.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import websocket
 
 from lib.errors import FraudError
@@ -186,10 +188,24 @@ class Browser:
         raise FraudError(f"{self._process.args[0]} does not start")
 
     def _end(self) -> None:
+        """End the browser with all its processes, then remove its profile.
+
+        The first process may end before the one for the network, which still writes
+        cookies and caches into the profile while that is being removed.
+        """
+        try:
+            family = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        _gone, alive = psutil.wait_procs(family, STOP_SECONDS)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, STOP_SECONDS)
         self._profile.cleanup()

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -148,6 +149,61 @@ def retention_passed(lab: Laboratory) -> Trial:
     return Trial(
         "retention passed the stored offset", Damage(**more), float("nan"), refused
     )
+
+
+class NoSmallDiskError(FraudError):
+    """This system permits no file system of a few megabytes."""
+
+
+def disk_full(settings: Settings) -> Trial:
+    """The disk under lake and checkpoints fills up: the queries end in one line, and go
+    on once there is room again. On a lake of its own, on a small disk in memory.
+
+    Raises:
+        NoSmallDiskError: this system permits no such disk.
+    """
+    folder = settings.home / "faults" / "full"
+    with small_disk(folder), laboratory(settings, "full", options=OPTIONS) as lab:
+        lab.send()
+        lab.settle()
+        lab.up().ask("catch-up")
+        ballast = fill(folder)
+        lab.send()
+        refused = lab.expect_failure("disk full")
+        ballast.unlink()
+        return replace(_settled(lab, "disk full"), refused=refused)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int = 64) -> Iterator[None]:
+    """A new folder on a file system of its own, in memory.
+
+    Raises:
+        NoSmallDiskError: this system permits none.
+    """
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except OSError as error:
+        raise NoSmallDiskError(f"no small disk to fill: {error}") from error
+    if done.returncode:
+        raise NoSmallDiskError(f"no small disk to fill: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take the disk's last byte; returns the file to delete."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 2**10, 1):
+            with suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
+    return ballast
 
 
 FAULTS: tuple[Callable[[Laboratory], Trial], ...] = (
@@ -315,20 +371,30 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "chaos.md")
     arguments = parser.parse_args()
-    begun, trials = time.monotonic(), []
+    begun, trials, skipped = time.monotonic(), [], ""
+
+    def keep(trial: Trial) -> None:
+        trials.append(trial)
+        sys.stderr.write(f"{len(trials):4} {trial}\n")
+
     with tempfile.TemporaryDirectory() as home:
         settings = Settings.from_env({"FRAUD_HOME": home})
+        try:
+            keep(disk_full(settings))
+        except NoSmallDiskError as error:
+            skipped = f"Skipped: disk full ({error}).\n"
         with laboratory(settings, "chaos", options=OPTIONS) as lab:
             rng = random.Random(arguments.seed)
             for trial in matrix(lab, arguments.kills, arguments.random, rng):
-                trials.append(trial)
-                sys.stderr.write(f"{len(trials):4} {trial}\n")
+                keep(trial)
     minutes = (time.monotonic() - begun) / 60
-    arguments.out.write_text(report(trials, arguments, minutes))
+    arguments.out.write_text(report(trials, arguments, minutes, skipped))
     sys.exit(int(any(trial.damage for trial in trials)))
 
 
-def report(trials: list[Trial], arguments: argparse.Namespace, minutes: float) -> str:
+def report(
+    trials: list[Trial], arguments: argparse.Namespace, minutes: float, skipped: str
+) -> str:
     """The page: what was done, the table, the recovery times."""
     from bench.machine import machine
 
@@ -347,7 +413,7 @@ event by event: [`lib/faults.py`](../lib/faults.py),
 [`lib/truth.py`](../lib/truth.py).
 
 {table(trials)}
-
+{skipped}
 Recovery, from the start of a new process (JVM included) to the first new row in
 silver/scored: p50 {recovery["p50"]:.1f} s, p95 {recovery["p95"]:.1f} s, over
 {len(seconds)} restarts.

@@ -267,6 +267,22 @@ class Laboratory:
         self._child.kill()
         self._child, self._pending = None, "random time"
 
+    def expect_failure(self, fault: str) -> str:
+        """Wait until the queries have ended by themselves; returns what they said.
+
+        Raises:
+            FraudError: they caught up, or gave no sign in time.
+        """
+        child, self._child = self._child, None
+        try:
+            child.ask("catch-up")
+        except FraudError as error:
+            self._pending = fault
+            return str(error)
+        finally:
+            child.kill()
+        raise FraudError(f"they went on in spite of: {fault}")
+
     def trial(self, point: str) -> Trial:
         """One kill at a point, and the recovery from it."""
         self.up().ask("catch-up")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import pytest
 from pyspark.sql import SparkSession
 
+from lib import chaos
 from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.errors import FraudError
@@ -270,29 +270,11 @@ def test_an_interval_that_is_none(spark, settings: Settings, bootstrap: str):
 def small_disk(tmp_path: Path):
     """A folder on a file system of 24 MB."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except OSError as error:
-        pytest.skip(f"no small disk to fill: {error}")
-    if done.returncode:
-        pytest.skip(f"no small disk to fill: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Fill the disk to the last byte; returns the file to delete."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (2**20, 2**10, 1):
-            try:
-                while file.write(b"\0" * size):
-                    pass
-            except OSError:
-                continue
-    return ballast
+        with chaos.small_disk(folder, megabytes=24):
+            yield folder
+    except chaos.NoSmallDiskError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("before", ["the tables", "the batch"])
@@ -308,7 +290,7 @@ def test_a_full_disk_loses_nothing(
     if before == "the batch":
         assert drained(spark, settings, bootstrap, max_offsets=3) == 3
         sent(settings, bootstrap, line(event_id="e-3"), line(), b"garbage")
-    ballast = fill(small_disk)
+    ballast = chaos.fill(small_disk)
 
     with pytest.raises(FraudError, match=r"(?i)no space") as caught:
         drained(spark, settings, bootstrap)

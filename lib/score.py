@@ -23,6 +23,7 @@ from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 from lib.checkpoint import Checkpoint
 from lib.clients import begin_offsets
 from lib.config import Settings
+from lib.errors import FraudError
 from lib.history import NEW, Arrivals, Bucket
 from lib.ingest import parse_records, read_topic
 from lib.known import IDENTITY
@@ -47,6 +48,8 @@ FRESH, UNSURE, CORRECTION, AGAIN = 0, 1, 2, 3
 young to know, to be stored only if the table lacks it; the new answer of an event that
 is in the table; a first answer of a new checkpoint, which the table may hold from the
 life of an earlier one."""
+
+KINDS = {FRESH, UNSURE, CORRECTION, AGAIN}
 
 _EVENT = [
     T.StructField("event_id", T.StringType()),
@@ -225,6 +228,17 @@ def table_rows(operator: pa.Table) -> pa.Table:
     return rows.append_column("kind", operator["kind"])
 
 
+def met_again(rows: pa.Table, known_until: datetime) -> pa.Table:
+    """The rows, with AGAIN for first answers to records of Kafka up to that time.
+
+    A correction names no record, and stays what it is.
+    """
+    old = pc.less_equal(rows["kafka_timestamp"], known_until)
+    again = pc.and_kleene(pc.equal(rows["kind"], FRESH), old)
+    kind = pc.if_else(again, pa.scalar(AGAIN, pa.int32()), rows["kind"])
+    return rows.set_column(rows.column_names.index("kind"), "kind", kind)
+
+
 def batch_writer(
     lake: Lake,
     app: str,
@@ -248,12 +262,12 @@ def batch_writer(
     def write(batch: DataFrame, batch_id: int) -> None:
         rows = table_rows(batch.toArrow())
         if known_until is not None:
-            fresh = pc.equal(rows["kind"], FRESH)
-            again = pc.and_(fresh, pc.less_equal(rows["kafka_timestamp"], known_until))
-            kind = pc.if_else(again, pa.scalar(AGAIN, pa.int32()), rows["kind"])
-            rows = rows.set_column(rows.column_names.index("kind"), "kind", kind)
+            rows = met_again(rows, known_until)
         found = rows["kind"].value_counts().to_pylist()
         kinds = {pair["values"]: pair["counts"] for pair in found}
+        if unknown := kinds.keys() - KINDS:
+            # A MERGE would drop such rows without a word.
+            raise FraudError(f"batch {batch_id}: rows of no known kind: {unknown}")
         if set(kinds) - {FRESH}:
             lake.upsert(TABLE, rows, UPSERT, Batch(app, batch_id))
         elif kinds:

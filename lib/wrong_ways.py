@@ -10,6 +10,8 @@ and ``stop`` are as in `lib.faults_child`.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
@@ -21,15 +23,17 @@ from delta import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
 
-from lib.broker import bootstrap_servers
-from lib.clients import end_offsets, spark_options
+from lib.broker import Broker, bootstrap_servers
+from lib.clients import end_offsets, ensure_topic, spark_options
 from lib.config import Settings
 from lib.faults_child import blow, say
 from lib.ingest import read_topic
+from lib.producer import make_producer
 from lib.spark import spark_session, table_exists
 from lib.stream import committed
 
 CATCH_UP_SECONDS = 120
+REQUEST_MS = 1_000
 
 
 @dataclass
@@ -94,6 +98,44 @@ def merge_on_key(batch: DataFrame, batch_id: int, place: Place) -> None:
         .execute()
     )
     place.point()
+
+
+def send_into_a_pause(
+    settings: Settings, broker: Broker, *, idempotent: bool
+) -> tuple[int, int]:
+    """Send to a broker that stands still for longer than the client waits.
+
+    The request is in the broker's socket by then, the answer is not out: the client
+    can't tell whether its records arrived, and sends them again.
+
+    Returns:
+        Records that were sent, and records that the topic holds.
+    """
+    ensure_topic(settings, broker.bootstrap)
+    producer = make_producer(
+        settings,
+        broker.bootstrap,
+        enable_idempotence=idempotent,
+        request_timeout_ms=REQUEST_MS,
+    )
+    try:
+        first = producer.send(settings.topic, key=b"1", value=b"0", partition=0)
+        first.get(timeout=60)  # connected, and it knows the partition's leader
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            sent = [
+                producer.send(settings.topic, key=b"1", value=b"%d" % n, partition=0)
+                for n in range(1, 10)
+            ]
+            time.sleep(3 * REQUEST_MS / 1000)  # the fault itself
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        for one in sent:
+            one.get(timeout=60)
+    finally:
+        producer.close()
+    ends = end_offsets(settings, broker.bootstrap)
+    return 1 + len(sent), sum(ends.values())
 
 
 SINKS = {

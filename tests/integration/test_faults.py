@@ -26,7 +26,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory):
     [
         "offsets written",
         "after bronze/tx_events",
-        "before silver/transactions",
         "state-store commit",
         "before silver/scored",
         "after silver/scored",
@@ -39,6 +38,10 @@ def test_a_kill_changes_nothing(lab: Laboratory, point: str):
 
 def test_a_lost_checkpoint_changes_nothing(lab: Laboratory):
     assert chaos.checkpoint_deleted(lab).damage == chaos.NO_DAMAGE
+
+
+def test_a_correction_after_a_lost_checkpoint(lab: Laboratory):
+    assert lab.trial("after upsert of silver/scored").damage == chaos.NO_DAMAGE
 
 
 def test_a_killed_broker_changes_nothing(lab: Laboratory):

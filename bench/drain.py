@@ -154,16 +154,18 @@ def _quix(
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            # A file: a full pipe would stop a worker that nobody reads yet.
+            stderr=(folder / f"quix-{number}.log").open("w"),
             text=True,
         )
         for number in range(os.cpu_count() or 1)
     ]
     try:
         told = []
-        for worker in workers:
-            output, log = worker.communicate(timeout=QUIX_SECONDS)
+        for number, worker in enumerate(workers):
+            output, _ = worker.communicate(timeout=QUIX_SECONDS)
             if worker.returncode:
+                log = (folder / f"quix-{number}.log").read_text()
                 raise SystemExit(f"error: Quix Streams stopped: {log[-500:]}")
             told.append(json.loads(output.splitlines()[-1]))
     finally:

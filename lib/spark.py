@@ -101,6 +101,7 @@ def _properties(settings: Settings) -> dict[str, str]:
         # Micro-batches are small: re-planning them costs more than it wins.
         "spark.sql.adaptive.enabled": "false",
         "spark.scheduler.mode": "FAIR",
+        **_daemon(),
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": (
@@ -143,6 +144,16 @@ def _properties(settings: Settings) -> dict[str, str]:
     if on_object_store(settings):
         properties |= _S3_PROPERTIES
     return properties
+
+
+def _daemon() -> dict[str, str]:
+    """Workers forked from a process that has imported what they need (`lib.daemon`).
+
+    Not on macOS, whose frameworks refuse to run in a fork once they were loaded.
+    """
+    if sys.platform != "linux":
+        return {}
+    return {"spark.python.daemon.module": "lib.daemon"}
 
 
 def on_object_store(settings: Settings) -> bool:

@@ -3,10 +3,13 @@ of arrival or the crash, the same answers to the last bit."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from delta import DeltaTable
 from kafka import TopicPartition
@@ -275,3 +278,14 @@ def test_strange_events_are_scored_or_refused(
     assert counts == list(range(1, 101))
     assert of["ACCT_2", "e-31"].z is None  # thirty equal amounts have no spread
     assert not of["ACCT_5", "e-1"].late
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="used on Linux only")
+def test_workers_are_forked_with_their_imports_done(spark):
+    def parent(rows):
+        for frame in rows:
+            command = psutil.Process(os.getppid()).cmdline()
+            yield frame.assign(command=" ".join(command))
+
+    (row,) = spark.range(1).mapInPandas(parent, "id long, command string").collect()
+    assert "-m lib.daemon" in row.command

@@ -40,7 +40,7 @@ def test_every_notebook_is_run_here() -> None:
     assert set(PARAMETERS) == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
 
 
-RARELY = {"04_exactly_once_failures", "06_dashboard"}
+RARELY = {"02_stream", "04_exactly_once_failures", "05_dbt", "06_dashboard"}
 """Minutes each: as its reader gets it, each runs in every CI run; with other parameters
 in the weekly one, which sets FRAUD_ALL_NOTEBOOKS."""
 

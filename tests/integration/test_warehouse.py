@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from lib import warehouse
 from lib.config import ROOT, Settings
 from lib.dbt_report import Marts
 from lib.errors import FraudError
+from lib.thrift import thrift_server
 from tests.integration.helpers import environment, run
 from tests.integration.marts_lake import FIRST, SCORED, Payment, Writer
 
@@ -200,6 +202,33 @@ def test_a_new_process_goes_on_while_the_stream_writes(
     assert books.sent == (
         books.transactions + books.quarantined + books.duplicates + books.in_flight
     )
+
+
+def test_the_same_project_on_a_thrift_server(spark: SparkSession, copy: Settings):
+    before = {name: content(spark, copy, name) for name in warehouse.mart_names()}
+    shutil.rmtree(Path(copy.lake) / "gold")
+
+    with thrift_server(spark, copy) as port:
+        built = warehouse.build(
+            spark,
+            copy,
+            kinds=["model", "snapshot"],
+            target="thrift",
+            variables={"thrift_port": port},
+        )
+
+    assert built.failures == []
+    assert len(built.nodes) == len(warehouse.mart_names()) + 4  # and staging
+    for name, rows in before.items():
+        assert content(spark, copy, name) == rows, name
+
+
+def content(spark: SparkSession, settings: Settings, mart: str) -> list[tuple]:
+    """A mart's rows, without what names the run that made them."""
+    frame = gold(spark, settings, mart)
+    theirs = re.compile("dbt_|loaded_at|checked_at")
+    ours = [c for c in frame.columns if not theirs.match(c)]
+    return sorted(map(tuple, frame.select(*ours).collect()), key=repr)
 
 
 # -- trouble ------------------------------------------------------------------------

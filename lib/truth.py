@@ -60,8 +60,10 @@ class Damage:
         return any(asdict(self).values())
 
 
-def read_topic(settings: Settings, bootstrap: str) -> list[Record]:
+def read_topic(settings: Settings, bootstrap: str, **options: object) -> list[Record]:
     """Every record that the topic holds now, by partition and offset.
+
+    ``options`` are further ones of kafka-python's consumer.
 
     Raises:
         FraudError: they do not all arrive within READ_SECONDS.
@@ -75,6 +77,7 @@ def read_topic(settings: Settings, bootstrap: str) -> list[Record]:
         auto_offset_reset="earliest",
         group_id=None,
         consumer_timeout_ms=READ_SECONDS * 1000,
+        **options,
     )
     try:
         consumer.assign([TopicPartition(settings.topic, part) for part in wanted])

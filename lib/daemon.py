@@ -18,7 +18,8 @@ import sys
 from importlib import import_module
 
 PLAIN = "pyspark.daemon"
-IMPORTS = ("pyspark.worker", "pandas", "pyarrow", "lib.score", "lib.ingest")
+IMPORTS = ("pyspark.worker", "lib.score")
+"""The second brings pandas, Arrow and all else that the queries' functions use."""
 
 _JEMALLOC = "background_thread:false"
 NO_THREADS = {

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from lib.broker import free_ports
 from lib.config import Settings
 from lib.errors import FraudError
 
@@ -30,7 +31,7 @@ def thrift_server(spark: SparkSession, settings: Settings) -> Iterator[int]:
     Raises:
         FraudError: the server does not start, or does not answer.
     """
-    port = _free_port()
+    (port,) = free_ports(1)
     scratch = settings.home / "tmp" / "hive"
     conf = spark.sparkContext._jsc.hadoopConfiguration()
     for key, value in {
@@ -51,12 +52,6 @@ def thrift_server(spark: SparkSession, settings: Settings) -> Iterator[int]:
         yield port
     finally:
         server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return free.getsockname()[1]
 
 
 def _wait_for(port: int) -> None:

@@ -10,8 +10,6 @@ and ``stop`` are as in `lib.faults_child`.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 import time
@@ -26,6 +24,7 @@ from pyspark.sql.streaming import StreamingQuery
 from lib.broker import Broker, bootstrap_servers
 from lib.clients import end_offsets, ensure_topic, spark_options
 from lib.config import Settings
+from lib.faults import standing_still
 from lib.faults_child import blow, say
 from lib.ingest import read_topic
 from lib.producer import make_producer
@@ -121,15 +120,12 @@ def send_into_a_pause(
     try:
         first = producer.send(settings.topic, key=b"1", value=b"0", partition=0)
         first.get(timeout=60)  # connected, and it knows the partition's leader
-        os.kill(broker.pid, signal.SIGSTOP)
-        try:
+        with standing_still(broker):
             sent = [
                 producer.send(settings.topic, key=b"1", value=b"%d" % n, partition=0)
                 for n in range(1, 10)
             ]
             time.sleep(3 * REQUEST_MS / 1000)  # the fault itself
-        finally:
-            os.kill(broker.pid, signal.SIGCONT)
         for one in sent:
             one.get(timeout=60)
     finally:

@@ -26,6 +26,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory):
     [
         "offsets written",
         "after bronze/tx_events",
+        "before silver/transactions",
         "state-store commit",
         "before silver/scored",
         "after silver/scored",

@@ -13,6 +13,7 @@ import urllib.request
 import webbrowser
 from pathlib import Path
 
+from lib.broker import free_ports
 from lib.config import Settings
 from lib.errors import FraudError
 
@@ -53,7 +54,7 @@ class Dashboard:
         self.settings = settings
         if port is None and or_any_port and not _free(PORT):
             port = 0
-        self._port = _free_port() if port == 0 else (port or PORT)
+        self._port = free_ports(1)[0] if port == 0 else (port or PORT)
         self.url = f"http://{HOST}:{self._port}"
         self._process: subprocess.Popen | None = None
 
@@ -144,12 +145,6 @@ def _free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
 
 
 def _end_with_parent() -> None:

@@ -25,6 +25,7 @@ $(STAMP): requirements.txt jars.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@$(BIN)/python -m lib.jars fetch
 	@$(BIN)/python -m compileall -q lib
+	@$(BIN)/python -m lib.archive
 	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/pre-commit install >/dev/null 2>&1 || true; fi
 	@touch $(STAMP)
 

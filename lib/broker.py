@@ -22,6 +22,7 @@ from pathlib import Path
 from kafka.errors import KafkaError
 
 from lib import clients, guard
+from lib.archive import options
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.jars import class_path
@@ -399,8 +400,10 @@ def new_cluster_id() -> str:
 
 def kafka_java(log: Path, main: str, *arguments: str) -> list[str]:
     """The command line of one of Kafka's programs, which logs to the file."""
+    java = find_java()
     return [
-        str(find_java().executable),
+        str(java.executable),
+        *options(java, "broker"),
         f"-Xmx{HEAP_MB}m",
         "-XX:+UseSerialGC",
         "-Djava.awt.headless=true",

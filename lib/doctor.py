@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lib import clients, jars
+from lib import archive, clients, jars
 from lib.config import ROOT, Settings
 from lib.errors import FraudError
 from lib.java import find_java
@@ -42,6 +42,7 @@ def checks(settings: Settings) -> list[Check]:
         "virtual environment": _venv,
         "java": _java,
         "jars": _jars,
+        "class archive": _archive,
         "memory": _memory,
         "disk": _disk,
         "loopback": _loopback,
@@ -82,6 +83,14 @@ def _jars(_settings: Settings) -> Check:
         found = f"{len(broken)} of {len(locked)} missing or damaged: {broken[0]}"
         return Check("jars", False, found, "run `make setup`")
     return Check("jars", True, f"{len(locked)} jars, every SHA-256 as locked")
+
+
+def _archive(_settings: Settings) -> Check:
+    java = find_java()
+    if all(archive.path(java, use).is_file() for use in archive.USES):
+        return Check("class archive", True, f"made for this Java {java.release}")
+    found = "none for this Java: JVMs start some seconds later"
+    return Check("class archive", True, found, "run `.venv/bin/python -m lib.archive`")
 
 
 def _memory(_settings: Settings) -> Check:

@@ -14,10 +14,11 @@ from unittest.mock import patch
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from lib.archive import options
 from lib.config import Settings, local_path
 from lib.errors import FraudError
 from lib.jars import class_path
-from lib.java import find_java, java_env
+from lib.java import Java, find_java, java_env
 
 SHUFFLE_PARTITIONS = 4
 """Tasks of a shuffle, and so the number of state stores of a stateful query. A
@@ -60,9 +61,10 @@ def spark_session(
     """
     if SparkSession.getActiveSession() is None:
         log = settings.log_dir / "spark-jvm.log"
-        variables = java_env(find_java(), log) | {"PYSPARK_PYTHON": sys.executable}
+        java = find_java()
+        variables = java_env(java, log) | {"PYSPARK_PYTHON": sys.executable}
         builder = SparkSession.builder.appName("fraud-signals")
-        properties = {**_properties(settings), **(conf or {})}
+        properties = {**_properties(settings, java), **(conf or {})}
         if short_lived:
             properties["spark.driver.extraJavaOptions"] += f" {SHORT_LIVED}"
         for key, value in properties.items():
@@ -79,7 +81,7 @@ def spark_session(
     return spark
 
 
-def _properties(settings: Settings) -> dict[str, str]:
+def _properties(settings: Settings, java: Java) -> dict[str, str]:
     log4j = (_CONF_DIR / "log4j2.properties").as_uri()
     log = settings.log_dir / "spark.log"
     scratch = settings.home / "tmp"
@@ -90,7 +92,8 @@ def _properties(settings: Settings) -> dict[str, str]:
         "spark.driver.extraClassPath": _class_path(settings),
         "spark.driver.extraJavaOptions": (
             f"-Dlog4j2.configurationFile={log4j} -Dfraud.log='{log}' "
-            f"-Djava.io.tmpdir='{scratch}' -Dderby.system.home='{scratch}'"
+            f"-Djava.io.tmpdir='{scratch}' -Dderby.system.home='{scratch}' "
+            f"{_archive(settings, java)}"
         ),
         "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(settings.home / "warehouse"),
@@ -123,7 +126,7 @@ def _properties(settings: Settings) -> dict[str, str]:
             "spark.driver.bindAddress": "127.0.0.1",
         }
     if not settings.master.startswith("local"):
-        properties |= _executor_properties(settings)
+        properties |= _executor_properties(settings, java)
     if local_path(settings.lake) is not None:
         # No fork of `readlink` or `chmod` per file operation.
         properties["spark.hadoop.fs.file.impl"] = (
@@ -166,7 +169,13 @@ def _class_path(settings: Settings) -> str:
     return os.pathsep.join(map(class_path, uses))
 
 
-def _executor_properties(settings: Settings) -> dict[str, str]:
+def _archive(settings: Settings, java: Java) -> str:
+    """Options for the archive of the classes, which fits one class path."""
+    fits = not on_object_store(settings)
+    return " ".join(f"'{word}'" for word in options(java, "spark") if fits)
+
+
+def _executor_properties(settings: Settings, java: Java) -> dict[str, str]:
     """For executors in processes of their own, on machines with the same install."""
     log = settings.log_dir / "spark-executor.log"
     return {
@@ -175,7 +184,7 @@ def _executor_properties(settings: Settings) -> dict[str, str]:
         "spark.executor.cores": "1",
         "spark.executor.extraJavaOptions": (
             f"-Dlog4j2.configurationFile={(_CONF_DIR / 'log4j2.properties').as_uri()} "
-            f"-Dfraud.log='{log}'"
+            f"-Dfraud.log='{log}' {_archive(settings, java)}"
         ),
         # A micro-batch comes to the driver, which commits it; a table shall not. Who
         # asks for one is told so here, and not on the day when the table is large.

@@ -1,0 +1,98 @@
+"""The archive of the JVM's classes: used where it fits, harmless where not."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from lib import archive
+from lib.archive import options, path
+from lib.broker import Broker
+from lib.config import Settings
+from lib.java import find_java
+from tests.integration.helpers import environment
+
+ON_LINUX = pytest.mark.skipif(
+    sys.platform != "linux", reason="what a process maps is told by /proc"
+)
+
+
+def maps(pid: int, file: Path) -> bool:
+    return str(file) in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.fixture
+def made() -> None:
+    if not path(find_java(), "spark").is_file():
+        pytest.skip("no archive for this Java: python -m lib.archive says why")
+
+
+@ON_LINUX
+@pytest.mark.usefixtures("made")
+def test_a_session_maps_it(spark: SparkSession):
+    assert maps(spark.sparkContext._gateway.proc.pid, path(find_java(), "spark"))
+
+
+@ON_LINUX
+@pytest.mark.usefixtures("made")
+def test_a_broker_maps_it(tmp_path: Path):
+    broker = Broker(Settings.from_env({"FRAUD_HOME": str(tmp_path)})).start()
+    try:
+        assert maps(broker.pid, path(find_java(), "broker"))
+    finally:
+        broker.close()
+
+
+def test_one_that_is_damaged_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(archive, "JAR_DIR", tmp_path)
+    java = find_java()
+    assert options(java, "spark") == []
+    file = path(java, "spark")
+    file.parent.mkdir()
+    file.write_bytes(b"\0" * 5000)
+
+    command = [java.executable, *options(java, "spark"), "-XshowSettings:none"]
+    ran = subprocess.run([*command, "--version"], capture_output=True, text=True)
+
+    assert str(file) in " ".join(options(java, "spark"))
+    assert ran.returncode == 0
+    assert "cds" not in ran.stdout + ran.stderr
+
+
+def test_a_java_that_makes_none_is_told_and_no_error(tmp_path: Path):
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    real = find_java().executable
+    # As one that does not know the option: it refuses to start.
+    java.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *-XX:ArchiveClassesAtExit*)\n'
+        '    echo "Unrecognized option: -XX:ArchiveClassesAtExit" >&2; exit 1\n'
+        "esac\n"
+        f'exec "{real}" "$@"\n'
+    )
+    java.chmod(java.stat().st_mode | stat.S_IXUSR)
+    server = tmp_path / "lib" / "server"
+    server.mkdir(parents=True)
+    (server / "classes.jsa").touch()
+    env = environment(tmp_path / "home", JAVA_HOME=str(tmp_path))
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "lib.archive"], env=env, capture_output=True, text=True
+    )
+
+    assert ran.returncode == 0
+    note = ran.stderr.splitlines()[-1]
+    assert note.startswith("note: no archive of the JVM's classes (")
+    assert "Unrecognized option" in note
+    assert not list((archive.JAR_DIR / "archive").glob("tmp*")), os.listdir(
+        archive.JAR_DIR / "archive"
+    )

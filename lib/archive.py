@@ -64,6 +64,8 @@ def make(java: Java) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as made:
         drafts = {use: Path(made) / f"{use}.jsa" for use in USES}
         below = _base_for(java, Path(made) / "base.jsa")
+        for use in USES:  # a JVM either maps one or notes down for one
+            path(java, use).unlink(missing_ok=True)
         _probe(java, Path(made) / "probe.jsa", below)
         _run_once(Settings.from_env({"FRAUD_HOME": f"{made}/home"}), drafts, below)
         if not all(draft.is_file() for draft in drafts.values()):

@@ -18,13 +18,19 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+import pyspark
+
 from lib.config import ROOT, Settings
 from lib.errors import FraudError
-from lib.jars import JAR_DIR
+from lib.jars import class_path
 from lib.java import Java, find_java
+
+FOLDER = Path(sys.prefix) / "archive"
+"""Beside the packages, whose jars are part of what an archive depends on."""
 
 EXIT_SECONDS = 180
 USES = ("broker", "spark")
@@ -48,9 +54,25 @@ def options(java: Java, use: str) -> list[str]:
 
 
 def path(java: Java, use: str) -> Path:
-    """Where the archive of a class path lies that this Java can map."""
-    here = hashlib.sha256(str(java.executable.resolve()).encode()).hexdigest()[:8]
-    return JAR_DIR / "archive" / f"{use}-java{java.release}-{here}.jsa"
+    """Where the archive of a class path lies that this Java can map.
+
+    The name is made of all that the archive depends on, down to the time of each jar,
+    which the JVM compares, too: an archive of other jars is simply not there.
+
+    Raises:
+        FraudError: a jar of the class path is missing.
+    """
+    return FOLDER / f"{use}-java{java.release}-{_digest(java.executable, use)}.jsa"
+
+
+@cache
+def _digest(executable: Path, use: str) -> str:
+    jars = [] if use == "base" else class_path(use).split(os.pathsep)
+    if use == "spark":
+        jars += sorted(Path(pyspark.__file__).parent.glob("jars/*.jar"))
+    seen = [(str(jar), os.stat(jar).st_size, os.stat(jar).st_mtime_ns) for jar in jars]
+    known = repr((str(executable.resolve()), seen))
+    return hashlib.sha256(known.encode()).hexdigest()[:8]
 
 
 def make(java: Java) -> None:
@@ -59,13 +81,14 @@ def make(java: Java) -> None:
     Raises:
         FraudError: this Java wrote none.
     """
-    folder = path(java, "spark").parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as made:
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as made:
         drafts = {use: Path(made) / f"{use}.jsa" for use in USES}
         below = _base_for(java, Path(made) / "base.jsa")
-        for use in USES:  # a JVM either maps one or notes down for one
-            path(java, use).unlink(missing_ok=True)
+        # A JVM either maps one or notes down for one; those of other jars go, too.
+        for old in FOLDER.glob(f"*-java{java.release}-*.jsa"):
+            if old != _base(java):
+                old.unlink()
         _probe(java, Path(made) / "probe.jsa", below)
         _run_once(Settings.from_env({"FRAUD_HOME": f"{made}/home"}), drafts, below)
         if not all(draft.is_file() for draft in drafts.values()):

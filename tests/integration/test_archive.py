@@ -15,7 +15,7 @@ from lib import archive
 from lib.archive import options, path
 from lib.broker import Broker
 from lib.config import Settings
-from lib.java import find_java
+from lib.java import Java, find_java
 from tests.integration.helpers import environment
 
 ON_LINUX = pytest.mark.skipif(
@@ -52,11 +52,10 @@ def test_a_broker_maps_it(tmp_path: Path):
 def test_one_that_is_damaged_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(archive, "JAR_DIR", tmp_path)
+    monkeypatch.setattr(archive, "FOLDER", tmp_path)
     java = find_java()
     assert options(java, "spark") == []
     file = path(java, "spark")
-    file.parent.mkdir()
     file.write_bytes(b"\0" * 5000)
 
     command = [java.executable, *options(java, "spark"), "-XshowSettings:none"]
@@ -93,6 +92,21 @@ def test_a_java_that_makes_none_is_told_and_no_error(tmp_path: Path):
     note = ran.stderr.splitlines()[-1]
     assert note.startswith("note: no archive of the JVM's classes (")
     assert "Unrecognized option" in note
-    assert not list((archive.JAR_DIR / "archive").glob("tmp*")), os.listdir(
-        archive.JAR_DIR / "archive"
-    )
+    assert not list(archive.FOLDER.glob("tmp*"))
+
+
+def test_a_jar_of_another_moment_is_another_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    jar = tmp_path / "a.jar"
+    jar.write_bytes(b"classes")
+    monkeypatch.setattr(archive, "class_path", lambda _use: str(jar))
+    java = Java(tmp_path / "bin" / "java", 17, "nowhere")
+
+    names = set()
+    for moment in (1, 2, 1):
+        os.utime(jar, (moment, moment))
+        archive._digest.cache_clear()
+        names.add(path(java, "broker"))
+
+    assert len(names) == 2

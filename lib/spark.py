@@ -171,8 +171,9 @@ def _class_path(settings: Settings) -> str:
 
 def _archive(settings: Settings, java: Java) -> str:
     """Options for the archive of the classes, which fits one class path."""
-    fits = not on_object_store(settings)
-    return " ".join(f"'{word}'" for word in options(java, "spark") if fits)
+    if on_object_store(settings):
+        return ""
+    return " ".join(f"'{word}'" for word in options(java, "spark"))
 
 
 def _executor_properties(settings: Settings, java: Java) -> dict[str, str]:

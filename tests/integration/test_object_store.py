@@ -18,6 +18,7 @@ from lib import jars
 from lib.config import ROOT, Settings
 from lib.errors import FraudError
 from lib.generator import generate, write
+from lib.java import find_java
 from lib.producer import replay
 from lib.spark import _properties
 from lib.stream import drain
@@ -171,7 +172,7 @@ def test_nothing_is_renamed_into_place(lakes: Lakes):
 
 
 def test_the_managers_of_an_object_store(lakes: Lakes):
-    properties = _properties(lakes.remote)
+    properties = _properties(lakes.remote, find_java())
 
     manager = properties["spark.sql.streaming.checkpointFileManagerClass"]
     assert manager.endswith(".AbortableStreamBasedCheckpointFileManager")
@@ -190,4 +191,4 @@ def test_without_its_jars_it_says_what_to_do(
     monkeypatch.setattr(jars, "JAR_DIR", tmp_path)
 
     with pytest.raises(FraudError, match=r"python -m lib\.jars fetch --s3"):
-        _properties(lakes.remote)
+        _properties(lakes.remote, find_java())

@@ -85,11 +85,9 @@ def make(java: Java) -> None:
     with tempfile.TemporaryDirectory(dir=FOLDER) as made:
         drafts = {use: Path(made) / f"{use}.jsa" for use in USES}
         below = _base_for(java, Path(made) / "base.jsa")
-        # A JVM either maps one or notes down for one; those of other jars go, too.
-        for old in FOLDER.glob(f"*-java{java.release}-*.jsa"):
-            if old != _base(java):
-                old.unlink()
         _probe(java, Path(made) / "probe.jsa", below)
+        for use in USES:  # a JVM either maps one or notes down for one
+            path(java, use).unlink(missing_ok=True)
         _run_once(Settings.from_env({"FRAUD_HOME": f"{made}/home"}), drafts, below)
         if not all(draft.is_file() for draft in drafts.values()):
             raise FraudError(f"{java.executable} wrote none")

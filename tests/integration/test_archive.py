@@ -83,6 +83,9 @@ def test_a_java_that_makes_none_is_told_and_no_error(tmp_path: Path):
     server.mkdir(parents=True)
     (server / "classes.jsa").touch()
     env = environment(tmp_path / "home", JAVA_HOME=str(tmp_path))
+    others = path(Java(tmp_path / "of" / "java", 17, "another"), "spark")
+    others.parent.mkdir(exist_ok=True)
+    others.touch()
 
     ran = subprocess.run(
         [sys.executable, "-m", "lib.archive"], env=env, capture_output=True, text=True
@@ -93,6 +96,8 @@ def test_a_java_that_makes_none_is_told_and_no_error(tmp_path: Path):
     assert note.startswith("note: no archive of the JVM's classes (")
     assert "Unrecognized option" in note
     assert not list(archive.FOLDER.glob("tmp*"))
+    assert others.is_file(), "that of another Java of the same release"
+    others.unlink()
 
 
 def test_a_jar_of_another_moment_is_another_archive(

@@ -6,6 +6,9 @@ RUN := $(BIN)/python -m lib
 UV := 0.13.9
 STAMP := .venv/.ready
 
+# Without the compiled modules every start of Python takes seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cluster marts dbt-docs lab test lint bench figures lock sbom \
 	docker-up docker-down docker-pin clean
@@ -25,6 +28,7 @@ $(STAMP): requirements.txt jars.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@$(BIN)/python -m lib.jars fetch
 	@$(BIN)/python -m compileall -q lib
+	@$(BIN)/python -c 'import lib.demo, lib.warehouse, streamlit.web.cli'
 	@$(BIN)/python -m lib.archive
 	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/pre-commit install >/dev/null 2>&1 || true; fi
 	@touch $(STAMP)

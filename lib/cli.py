@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lib.config import Settings
@@ -235,21 +235,25 @@ def _demo(arguments, settings: Settings, stop: threading.Event):
     from lib.broker import bootstrap_servers
     from lib.checkpoint import exclusive
     from lib.dashboard.serve import Dashboard, open_in_browser
-    from lib.demo import demo
-    from lib.traffic import Plan
 
     with exclusive(settings):
         pass  # refused in a second, and not after everything has started for nothing
     _say("starting the dashboard, the broker and Spark …")
-    # The page first: it is there before there is anything to see, and says so.
-    with (
-        Dashboard(settings, arguments.port, or_any_port=True) as dashboard,
-        bootstrap_servers(settings) as bootstrap,
-    ):
+    dashboard = Dashboard(settings, arguments.port, or_any_port=True)
+    with ExitStack() as started:
+        # The page first: it is there before there is anything to see, and says so.
+        dashboard.launch()
+        started.callback(dashboard.stop)
+        from lib.demo import demo  # seconds of imports, while the page starts
+        from lib.traffic import Plan
+
+        bootstrap = started.enter_context(bootstrap_servers(settings))
+        dashboard.wait()
         _say(f"dashboard: {dashboard.url}")
         if not arguments.exit:
             open_in_browser(dashboard.url)
-        with _spark(settings, short_lived=arguments.exit) as spark:
+        # The first rows come a quarter sooner, and a demo's rates need no peak.
+        with _spark(settings, short_lived=True) as spark:
             plan = Plan(arguments.rate, arguments.events, ends=arguments.exit)
             result = demo(spark, settings, bootstrap, stop, plan=plan, say=_say)
         result["dashboard"] = dashboard.url

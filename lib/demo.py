@@ -10,7 +10,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from lib import charts
-from lib.clients import end_offsets
+from lib.clients import end_offsets, ensure_topic
 from lib.config import Settings
 from lib.dashboard.follow import NoTable
 from lib.dashboard.masking import Tokens
@@ -52,20 +52,23 @@ def demo(
         the summary: sent, seconds, page, and every count of the books.
     """
     begun = time.monotonic()
-    with pipeline(spark, settings, bootstrap) as running:
-        feed = _Feed(settings)
-        traffic = Traffic(settings, bootstrap, plan).start()
-        say("cards are on their way; Ctrl-C ends it")
-        try:
+    feed = _Feed(settings)
+    ensure_topic(settings, bootstrap)
+    # Before the queries: a query's first batch is its slowest, and shall not be empty.
+    traffic = Traffic(settings, bootstrap, plan).start()
+    try:
+        with pipeline(spark, settings, bootstrap) as running:
+            say("cards are on their way; Ctrl-C ends it")
             while not stop.wait(FEED_SECONDS):
                 running.raise_failure()
                 feed.show(say)
                 if traffic.done() and plan.ends:
                     break
-        finally:
             sent = traffic.stop()
-        _wait_until_arrived(running, settings, bootstrap)
-        feed.show(say)
+            _wait_until_arrived(running, settings, bootstrap)
+            feed.show(say)
+    finally:
+        traffic.end()
     page = _write_page(spark, settings)
     books = reconcile(spark, settings, bootstrap)
     for line in books_table(books):

@@ -291,7 +291,7 @@ def start(
     lake.create(TABLE, SCORED)
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
     if not checkpoint.has_offsets():
-        _begin_anew(spark, settings, bootstrap, checkpoint)
+        _begin_anew(spark, settings, bootstrap, lake, checkpoint)
     app = checkpoint.application_id(QUERY)
     if checkpoint.recall(_SOURCE) == BRONZE_TABLE:
         raw = read_bronze(spark, settings)
@@ -334,7 +334,11 @@ def begin_on_bronze(spark: SparkSession, settings: Settings) -> None:
 
 
 def _begin_anew(
-    spark: SparkSession, settings: Settings, bootstrap: str, checkpoint: Checkpoint
+    spark: SparkSession,
+    settings: Settings,
+    bootstrap: str,
+    lake: Lake,
+    checkpoint: Checkpoint,
 ) -> None:
     """A new checkpoint has no histories: they are told again from the beginning.
 
@@ -342,9 +346,11 @@ def _begin_anew(
     from an earlier checkpoint is met again on the way; until when is kept in the
     checkpoint, so that a restart on the way still knows.
     """
-    table = spark.read.format("delta").load(settings.table(TABLE))
-    newest = table.agg(F.unix_micros(F.max("kafka_timestamp"))).first()[0]
-    checkpoint.remember(_KNOWN_UNTIL, str(newest or 0))
+    newest = [
+        pc.max(part["kafka_timestamp"].cast(pa.int64())).as_py() or 0
+        for part in lake.scan(TABLE, ["kafka_timestamp"])
+    ]
+    checkpoint.remember(_KNOWN_UNTIL, str(max(newest, default=0)))
     begins = begin_offsets(settings, bootstrap)
     if any(begins.values()) and _bronze_goes_further_back(spark, settings, begins):
         begin_on_bronze(spark, settings)

@@ -73,10 +73,18 @@ class Traffic:
             raise self._error
         return not self._thread.is_alive()
 
-    def stop(self) -> Sent:
-        """Send no more; what was sent until now."""
+    def end(self) -> None:
+        """Send no more."""
         self._stop.set()
         self._thread.join()
+
+    def stop(self) -> Sent:
+        """Send no more; what was sent until now.
+
+        Raises:
+            FraudError: not all of it could be sent.
+        """
+        self.end()
         if self._error is not None:
             raise self._error
         return Sent(

@@ -57,6 +57,7 @@ class Dashboard:
         self._port = free_ports(1)[0] if port == 0 else (port or PORT)
         self.url = f"http://{HOST}:{self._port}"
         self._process: subprocess.Popen | None = None
+        self._log = settings.log_dir / "dashboard.log"
 
     def start(self) -> Dashboard:
         """Start it; returns when it answers.
@@ -64,14 +65,22 @@ class Dashboard:
         Raises:
             FraudError: the port is taken, or the page does not start.
         """
+        self.launch()
+        return self.wait()
+
+    def launch(self) -> None:
+        """Start it; `wait` tells when it answers.
+
+        Raises:
+            FraudError: the port is taken.
+        """
         if not _free(self._port):
             raise FraudError(
                 f"port {self._port} is taken: end what runs there, or choose another "
                 "with --port"
             )
-        log = self.settings.log_dir / "dashboard.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as out:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "lib.dashboard.serve", str(self._port)),
@@ -84,11 +93,18 @@ class Dashboard:
                 env=os.environ | _FRUGAL | self.settings.as_env(),
                 start_new_session=True,  # Ctrl-C reaches us, and we end it
             )
+
+    def wait(self) -> Dashboard:
+        """Return when it answers.
+
+        Raises:
+            FraudError: the page does not start.
+        """
         deadline = time.monotonic() + READY_SECONDS
         while not self._answers():
             if not self.alive() or time.monotonic() > deadline:
                 self.stop()
-                raise FraudError(f"the dashboard does not start: see {log}")
+                raise FraudError(f"the dashboard does not start: see {self._log}")
             time.sleep(0.1)
         return self
 
@@ -173,6 +189,9 @@ def main(port: str) -> None:
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "runner.magicEnabled": "false",
+        # A full collection after every fragment took half of the page's time. What it
+        # guards against, memory that grows, bench/dashboard.py measures.
+        "runner.postScriptGC": "false",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     sys.argv = ["streamlit", "run", str(_APP), *flags]

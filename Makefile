@@ -48,12 +48,17 @@ cluster: setup  ## three brokers, a Spark master and two workers, until Ctrl-C
 lab: setup  ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
 
+# Files of tests that run at the same time. Each has a broker and a Spark of its own, so
+# give each 4 GB of memory.
+WORKERS ?= 2
+AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 	@$(BIN)/python -m lib.jars fetch --s3
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest $(AT_ONCE) tests
 	@rm -rf executed && cp -R notebooks executed
 	@FRAUD_HOME=$(CURDIR)/.data/test PLOTLY_RENDERER=plotly_mimetype+notebook \
-		$(BIN)/python -m pytest --nbmake --overwrite \
+		$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite \
 		--nbmake-timeout=600 executed
 
 lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models

@@ -8,6 +8,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lib.broker import Broker
@@ -20,6 +21,10 @@ os.environ.setdefault(
     "JAVA_TOOL_OPTIONS",
     "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC",
 )
+
+# What an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("no clock", deadline=None)
+hypothesis.settings.load_profile("no clock")
 
 FEW_ROWS = {
     "spark.sql.codegen.wholeStage": "false",

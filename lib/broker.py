@@ -15,7 +15,7 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -417,13 +417,24 @@ def kafka_java(log: Path, main: str, *arguments: str) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that the operating system says are free, all open at once so that they
-    differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Ports that the operating system says are free, and gives to nobody else for a
+    minute.
+
+    A port that was merely closed may be another process's by the time a server takes
+    it. One on which a connection has just been closed waits for that connection's last
+    packets (TIME_WAIT, RFC 9293, section 3.6.1): a server may bind it by its number,
+    with SO_REUSEADDR as all do, but who asks for any port is given a different one.
+    """
+    with ExitStack() as opened:  # all at once, so that they differ
+        servers = [
+            opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(count)
+        ]
+        for server in servers:
+            client = socket.create_connection(server.getsockname())
+            server.accept()[0].close()  # first, or it is the client's port that waits
+            client.close()
+        return [server.getsockname()[1] for server in servers]
 
 
 def _free(port: int) -> bool:

@@ -19,7 +19,7 @@ from lib.config import Settings
 from lib.errors import FraudError
 
 HOST = "127.0.0.1"
-CONNECT_SECONDS = 30
+CONNECT_SECONDS = 90
 
 
 @contextmanager

@@ -140,7 +140,10 @@ def _kill_in_mid_commit(store: ObjectStore, env: dict[str, str]) -> None:
     )
     commit = r"^/fraud/lake/bronze/tx_events/_delta_log/0+2\.json$"
     store.kill_at(commit, stream.pid, stored=True)
-    _, said = stream.communicate(timeout=150)
+    try:
+        _, said = stream.communicate(timeout=400)
+    finally:
+        stream.kill()
     assert store.kills, said
     assert stream.returncode < 0
 

@@ -55,6 +55,7 @@ def _overview(reader: Reader) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         st.fragment(_feed, run_every=every(FEED_SECONDS))(reader, filters, paused)
+        _download(reader, filters, paused)
         st.fragment(_health, run_every=every(HEALTH_SECONDS))(reader)
     with right:
         st.fragment(_rates, run_every=every(HEALTH_SECONDS))(reader)
@@ -135,6 +136,23 @@ def _frozen(reader: Reader, filters: view.Filters, paused: bool) -> Live:
     live = reader.live(filters)
     st.session_state["frozen"] = (filters, live)
     return live
+
+
+def _download(reader: Reader, filters: view.Filters, paused: bool) -> None:
+    frozen = _frozen(reader, filters, paused)
+
+    def table() -> str:  # made when it is asked for, and not with every look
+        live = frozen if paused else reader.live(filters)
+        return view.feed_csv(live.entries)
+
+    st.download_button(
+        "Download these rows",
+        table,
+        "transactions.csv",
+        "text/csv",
+        on_click="ignore",
+        help="CSV, accounts masked.",
+    )
 
 
 def _rates(reader: Reader) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import heapq
+import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from lib.dashboard.masking import LABELS, Tokens, reason, scrub
 from lib.dashboard.model import Row
 from lib.dashboard.tally import DETECTORS, SLOT_SECONDS
 from lib.events import mask_account
+from lib.inert import for_spreadsheet
 
 FEED_ROWS = 40
 TOP_ACCOUNTS = 10
@@ -120,6 +123,34 @@ def entry(row: Row, tokens: Tokens) -> Entry:
         visible_ms=row.visible_ms,
         latency_ms=latency,
     )
+
+
+CSV_COLUMNS = (
+    "kafka_time",
+    "event_time",
+    "account",
+    "merchant",
+    "country",
+    "amount",
+    "signals",
+    "reasons",
+    "late",
+    "revised",
+)
+
+
+def feed_csv(entries: Iterable[Entry]) -> str:
+    """The entries as CSV: masked as on the page, and no cell of it is a formula."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(CSV_COLUMNS)
+    for one in entries:
+        signals = "; ".join(badge.label for badge in one.badges)
+        reasons = "; ".join(badge.why for badge in one.badges)
+        cells = (one.clock, one.event_time, one.account, one.merchant, one.country)
+        cells += (one.amount, signals, reasons, str(one.late), str(one.revised))
+        table.writerow(map(for_spreadsheet, cells))
+    return text.getvalue()
 
 
 def alerts_over_time(slots: Counter) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import time
@@ -125,6 +127,19 @@ def test_ids_in_texts_are_masked_and_texts_are_no_html(tokens: Tokens):
     assert "<script>" not in table
     assert "<i>" not in table
     assert not FULL_ID.search(table)
+
+
+def test_the_download_is_masked_and_runs_nothing(tokens: Tokens):
+    name = '=HYPERLINK("http://x","ACCT_00123")\n,1'
+    hostile = view.entry(row(merchant=name, country="@A"), tokens)
+    head, cells = csv.reader(io.StringIO(view.feed_csv([hostile]), newline=""))
+    told = dict(zip(head, cells, strict=True))
+
+    assert tuple(head) == view.CSV_COLUMNS
+    assert told["merchant"] == f"'{hostile.merchant}"
+    assert told["country"] == "'@A"
+    assert (told["account"], told["amount"]) == (hostile.account, hostile.amount)
+    assert not FULL_ID.search(" ".join(cells))
 
 
 def test_a_merchants_name_moves_no_cursor_of_a_terminal(tokens: Tokens):
@@ -356,6 +371,8 @@ def test_feed_badges_and_numbers(page, settings: Settings):
     assert not FULL_ID.search(text)
     values = {metric.label: metric.value for metric in tested.metric}
     assert (values["Transactions"], values["With an alert"]) == ("5", "3")
+    (download,) = tested.get("download_button")
+    assert download.proto.label == "Download these rows"
 
 
 def test_filters_and_pause_on_the_page(page, settings: Settings):

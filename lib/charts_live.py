@@ -55,7 +55,9 @@ def alerts_over_time(alerts: pd.DataFrame, title: str) -> go.Figure:
                 "pattern": {"shape": PATTERNS[detector], "fillmode": "overlay"},
             },
         )
-    return made.update_layout(barmode="stack").update_xaxes(type="date")
+    made.update_layout(barmode="stack")
+    # Without a bar Plotly would show the year 2000.
+    return made.update_xaxes(type="date", showticklabels=bool(len(alerts)))
 
 
 def countries(counts: pd.DataFrame, title: str) -> go.Figure:

@@ -140,12 +140,14 @@ def _run_once(settings: Settings, drafts: dict[str, Path], base: Path | None) ->
         with _all_noting(drafts["spark"], base):
             spark = spark_session(settings, short_lived=True)
         jvm = spark.sparkContext._gateway.proc
-        drain(spark, settings, broker.bootstrap)
-        reconcile(spark, settings, broker.bootstrap)
-        spark.stop()
-        # The JVM ends when its standard input does, and writes the archive then.
-        jvm.stdin.close()
-        jvm.wait(EXIT_SECONDS)
+        try:
+            drain(spark, settings, broker.bootstrap)
+            reconcile(spark, settings, broker.bootstrap)
+        finally:
+            spark.stop()
+            # The JVM ends when its standard input does, and writes the archive then.
+            jvm.stdin.close()
+            jvm.wait(EXIT_SECONDS)
     finally:
         broker.close()
 

@@ -17,6 +17,9 @@ from lib.progress import percentiles
 
 TEMPLATE = Path(__file__).with_name("replay.html")
 
+WHOLE_LOG = 10**6
+"""Commits: more than a recorded run has."""
+
 
 def recorded(settings: Settings) -> list[dict[str, object]]:
     """Every event of the lake as the operator saw it first, in the order in which
@@ -51,9 +54,9 @@ def recorded(settings: Settings) -> list[dict[str, object]]:
 
 
 def _first_answers(settings: Settings) -> Iterator[Row]:
-    follower = Follower(settings.table("silver/scored"))
+    follower = Follower(settings.table("silver/scored"), tail=WHOLE_LOG)
     met: set[tuple[str, str]] = set()
-    for change in follower.poll(10**6):
+    for change in follower.poll(WHOLE_LOG):
         if isinstance(change, Snapshot):
             if change.files:
                 raise NoTable("the run is longer than its log: record a shorter one")

@@ -77,12 +77,13 @@ class Follower:
         version: the version seen last; -1 before the first.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, tail: int | None = None) -> None:
+        """Args: uri; tail: commits read one by one at the start; None means TAIL."""
         self.uri = uri
         self.version = -1
         self._fs: pafs.FileSystem | None = None
         self._seen: tuple[int, int] | None = None  # of the last commit: mtime, size
-        self._tail = TAIL
+        self._tail = TAIL if tail is None else tail
 
     def poll(self, most: int = TAIL) -> Iterator[Snapshot | Commit]:
         """The changes since the last call, oldest first; a Snapshot means that what

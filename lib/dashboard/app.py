@@ -139,10 +139,10 @@ def _frozen(reader: Reader, filters: view.Filters, paused: bool) -> Live:
 
 
 def _download(reader: Reader, filters: view.Filters, paused: bool) -> None:
-    frozen = _frozen(reader, filters, paused)
+    frozen = _frozen(reader, filters, paused) if paused else None
 
     def table() -> str:  # made when it is asked for, and not with every look
-        live = frozen if paused else reader.live(filters)
+        live = frozen or reader.live(filters)
         return view.feed_csv(live.entries)
 
     st.download_button(

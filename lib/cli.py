@@ -198,6 +198,7 @@ def _reconcile(_arguments, settings: Settings, _stop: threading.Event):
 def _marts(arguments, settings: Settings, _stop: threading.Event):
     from lib import warehouse
 
+    warehouse.preload()
     with _spark(settings, short_lived=True) as spark:
         if arguments.docs:
             return 0, {"docs": str(warehouse.docs(spark, settings))}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ _FEW_ROWS = {
 }
 _FEW_BYTES = 8_000_000
 """Up to this size of silver/transactions a run's cost is that of its plans."""
+_FILE_BYTES = 4_000_000
+"""Bytes of silver/transactions by file of the fact: a merge writes whole files anew."""
 _STAGED = "gold.stg_scores"
 
 
@@ -69,13 +73,16 @@ def build(
     options += [word for kind in kinds for word in ("--resource-type", kind)]
     options += ["--full-refresh"] if full_refresh else []
 
-    def dbt(*arguments: str):
-        words = [*arguments, "--target", target]
-        return _dbt(words, settings, project, variables)
-
     with _alone(settings):
         before = register(spark, settings, marts)
-        with _session(spark, settings):
+        size = table_bytes(spark, settings, "silver/transactions")
+        given = {"fact_files": 1 + size // _FILE_BYTES, **(variables or {})}
+
+        def dbt(*arguments: str):
+            words = [*arguments, "--target", target]
+            return _dbt(words, settings, project, given)
+
+        with _session(spark, size):
             partial = bool(select or kinds)
             freshness = {} if partial else freshness_of(dbt("source", "freshness"))
             if select and not spark.catalog.tableExists(_STAGED):
@@ -97,7 +104,7 @@ def docs(spark: SparkSession, settings: Settings, project: Path = PROJECT) -> Pa
     """
     with _alone(settings):
         register(spark, settings, mart_names(project))
-        with _session(spark, settings):
+        with _session(spark, table_bytes(spark, settings, "silver/transactions")):
             _dbt(["docs", "generate", "--static"], settings, project, None)
     return target_folder(settings) / "static_index.html"
 
@@ -119,7 +126,29 @@ def mart_names(project: Path = PROJECT) -> list[str]:
     return sorted(marts + [p.stem for p in (project / "snapshots").glob("*.yml")])
 
 
+def preload() -> None:
+    """Begin to import dbt, which takes seconds, while the caller waits for a JVM."""
+    threading.Thread(target=_runner, name="import dbt").start()
+
+
 # -- dbt ----------------------------------------------------------------------------
+
+
+def _runner():
+    """dbt's entry point.
+
+    jsonschema, which dbt uses, looks for a checker of IRIs (RFC 3987) that compiles a
+    grammar while it is imported: two seconds, for a format that no schema here has.
+    """
+    hidden = "rfc3987_syntax" not in sys.modules
+    if hidden:
+        sys.modules["rfc3987_syntax"] = None  # which is how an import is refused
+    try:
+        from dbt.cli.main import dbtRunner
+    finally:
+        if hidden:
+            sys.modules.pop("rfc3987_syntax", None)
+    return dbtRunner()
 
 
 def _dbt(
@@ -133,8 +162,6 @@ def _dbt(
     Raises:
         FraudError: dbt could not run; a node in error is in the result instead.
     """
-    from dbt.cli.main import dbtRunner
-
     paths = {
         "--project-dir": project,
         "--profiles-dir": project,
@@ -147,7 +174,7 @@ def _dbt(
     arguments = [*command, "--no-use-colors", "--quiet", "--no-version-check"]
     for option, value in paths.items():
         arguments += [option, str(value)]
-    outcome = dbtRunner().invoke(arguments)
+    outcome = _runner().invoke(arguments)
     if outcome.exception is not None:
         raise FraudError(f"dbt: {one_line(str(outcome.exception))}")
     return outcome.result
@@ -169,10 +196,10 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _session(spark: SparkSession, settings: Settings) -> Iterator[None]:
-    """The session as dbt needs it; running streams have settings of their own."""
-    few = table_bytes(spark, settings, "silver/transactions") <= _FEW_BYTES
-    conf = _FEW_ROWS if few else _MANY_ROWS
+def _session(spark: SparkSession, size: int) -> Iterator[None]:
+    """The session as dbt needs it for so many bytes of silver/transactions; running
+    streams have settings of their own."""
+    conf = _FEW_ROWS if size <= _FEW_BYTES else _MANY_ROWS
     before = {key: spark.conf.get(key) for key in conf}
     # PySpark says on stderr, with the whole plan, what dbt reports as a line.
     logger = logging.getLogger("SQLQueryContextLogger")

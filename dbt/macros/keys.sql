@@ -17,3 +17,11 @@
         from {{ relation }}
     )
 {%- endmacro %}
+
+
+{% macro in_order_of(column) -%}
+    {#- A hint: a full build's rows in this order, cut into so many files. -#}
+    {%- if not is_incremental() -%}
+    /*+ repartition_by_range({{ var('fact_files') }}, {{ column }}) */
+    {%- endif -%}
+{%- endmacro %}

@@ -26,13 +26,35 @@ transactions as (
 
 ),
 
+-- Few rows, whatever the day: what an event can say is counted before each
+-- detector gets a row of its own.
+verdicts as (
+
+    select
+        event_date,
+        is_scored and not is_late as is_judged,
+        is_velocity,
+        is_geo,
+        is_amount,
+        count(*) as transactions,
+        max(loaded_at) as loaded_at
+    from transactions
+    group by
+        event_date,
+        is_scored and not is_late,
+        is_velocity,
+        is_geo,
+        is_amount
+
+),
+
 -- One row a day for each detector, also on the days on which it was silent.
 answers as (
 
     select
         event_date,
-        account_id,
-        is_scored and not is_late as is_judged,
+        is_judged,
+        transactions,
         loaded_at,
         explode(
             map(
@@ -41,7 +63,7 @@ answers as (
                 'amount', is_amount
             )
         ) as (detector, has_fired)
-    from transactions
+    from verdicts
 
 ),
 
@@ -50,11 +72,39 @@ counted as (
     select
         event_date,
         detector,
-        count_if(is_judged) as transactions,
-        count_if(has_fired) as alerts,
-        count(distinct case when has_fired then account_id end) as accounts,
+        sum(case when is_judged then transactions else 0 end) as transactions,
+        sum(case when has_fired then transactions else 0 end) as alerts,
         max(loaded_at) as loaded_at
     from answers
+    group by event_date, detector
+
+),
+
+fired as (
+
+    select
+        event_date,
+        account_id,
+        explode(
+            map(
+                'velocity', is_velocity,
+                'geo', is_geo,
+                'amount', is_amount
+            )
+        ) as (detector, has_fired)
+    from transactions
+    where is_velocity or is_geo or is_amount
+
+),
+
+alerted as (
+
+    select
+        event_date,
+        detector,
+        count(distinct account_id) as accounts
+    from fired
+    where has_fired
     group by event_date, detector
 
 ),
@@ -62,14 +112,20 @@ counted as (
 final as (
 
     select
-        event_date,
-        detector,
-        transactions,
-        alerts,
-        coalesce(try_divide(alerts, transactions), 0) as alert_rate,
-        accounts,
-        loaded_at
+        counted.event_date,
+        counted.detector,
+        counted.transactions,
+        counted.alerts,
+        coalesce(
+            try_divide(counted.alerts, counted.transactions), 0
+        ) as alert_rate,
+        coalesce(alerted.accounts, 0) as accounts,
+        counted.loaded_at
     from counted
+    left join alerted
+        on
+            counted.event_date = alerted.event_date
+            and counted.detector = alerted.detector
 
 )
 

@@ -26,15 +26,39 @@ transactions as (
 
 ),
 
+-- Many rows are summed up into numbers and times only: a text among the sums
+-- makes Spark sort them all instead of hashing. The texts come from the few
+-- rows that are left.
+parts as (
+
+    select
+        account_id,
+        country,
+        currency,
+        min(ts) as first_seen,
+        max(ts) as last_seen,
+        count(*) as transactions,
+        sum(amount) as amount_total,
+        count_if(is_late) as late_transactions,
+        count_if(is_velocity) as velocity_alerts,
+        count_if(is_geo) as geo_alerts,
+        count_if(is_amount) as amount_alerts,
+        max(case when detectors_fired > 0 then ts end) as last_alert_at,
+        max(loaded_at) as loaded_at
+    from transactions
+    group by account_id, country, currency
+
+),
+
 -- Home is where most payments are made; the earlier country wins a tie.
 countries as (
 
     select
         account_id,
         country,
-        count(*) as payments,
-        min(ts) as first_ts
-    from transactions
+        sum(transactions) as payments,
+        min(first_seen) as first_ts
+    from parts
     group by account_id, country
 
 ),
@@ -56,18 +80,18 @@ totals as (
 
     select
         account_id,
-        min(ts) as first_seen,
-        max(ts) as last_seen,
-        max_by(currency, ts) as currency,
-        count(*) as transactions,
-        sum(amount) as amount_total,
-        count_if(is_late) as late_transactions,
-        count_if(is_velocity) as velocity_alerts,
-        count_if(is_geo) as geo_alerts,
-        count_if(is_amount) as amount_alerts,
-        max(case when detectors_fired > 0 then ts end) as last_alert_at,
+        min(first_seen) as first_seen,
+        max(last_seen) as last_seen,
+        max_by(currency, last_seen) as currency,
+        sum(transactions) as transactions,
+        sum(amount_total) as amount_total,
+        sum(late_transactions) as late_transactions,
+        sum(velocity_alerts) as velocity_alerts,
+        sum(geo_alerts) as geo_alerts,
+        sum(amount_alerts) as amount_alerts,
+        max(last_alert_at) as last_alert_at,
         max(loaded_at) as loaded_at
-    from transactions
+    from parts
     group by account_id
 
 ),

@@ -26,21 +26,60 @@ transactions as (
 
 ),
 
-final as (
+-- Many rows are summed up into numbers and times only: a text among the sums
+-- makes Spark sort them all instead of hashing.
+countries as (
 
     select
         merchant_key,
-        min(merchant) as merchant,
-        mode(country, true) as country,
+        country,
+        count(*) as payments
+    from transactions
+    group by merchant_key, country
+
+),
+
+homes as (
+
+    select
+        merchant_key,
+        min_by(country, struct(-payments, country)) as country
+    from countries
+    group by merchant_key
+
+),
+
+totals as (
+
+    select
+        merchant_key,
+        merchant,
         min(ts) as first_seen,
         max(ts) as last_seen,
         count(*) as transactions,
         count(distinct account_id) as accounts,
         count_if(detectors_fired > 0) as alerted_transactions,
-        count_if(detectors_fired > 0) / count(*) as alert_rate,
         max(loaded_at) as loaded_at
     from transactions
-    group by merchant_key
+    group by merchant_key, merchant
+
+),
+
+final as (
+
+    select
+        totals.merchant_key,
+        totals.merchant,
+        homes.country,
+        totals.first_seen,
+        totals.last_seen,
+        totals.transactions,
+        totals.accounts,
+        totals.alerted_transactions,
+        totals.alerted_transactions / totals.transactions as alert_rate,
+        totals.loaded_at
+    from totals
+    inner join homes on totals.merchant_key = homes.merchant_key
 
 )
 

@@ -191,11 +191,12 @@ joined as (
 
 ),
 
--- In the order of time, so that a file holds a span of it: what is corrected
--- is of the last minutes, and a merge writes anew only the files that it meets.
+-- A full build puts events in the order of time: a file then holds a span of
+-- it. What is corrected is of the last minutes, and a merge writes only the
+-- files anew that it meets.
 final as (
 
-    select /*+ repartition_by_range(4, ts) */
+    select {{ in_order_of('ts') }}
         *,
         cast(is_velocity as int)
         + cast(is_geo as int)

@@ -104,7 +104,9 @@ def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
     if (ts_us := _microseconds(ts)) is None:
         return _reject("bad_timestamp", account_id, "ts is not ISO 8601 with offset")
     if ts_us > kafka_ts_us + _FUTURE_US:
-        return _reject("future_timestamp", account_id, "ts is ahead of Kafka's clock")
+        return _reject(
+            "future_timestamp", account_id, "ts is ahead of its Kafka timestamp"
+        )
     countries, currencies = _iso_codes()
     if country not in countries:
         return _reject("bad_country", account_id, "country is not in ISO 3166-1")

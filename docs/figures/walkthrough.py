@@ -35,7 +35,8 @@ def write(notebook: Path, folder: Path, draw: Draw) -> Path:
     parts = [MARK.format(name=name)]
     for cell in read.cells:
         if cell.cell_type == "markdown":
-            parts.append(cell.source)
+            # It lies one folder deeper than the notebook.
+            parts.append(cell.source.replace("](../", "](../../"))
         elif cell.cell_type == "code" and cell.source.strip():
             parts.append(f"```python\n{cell.source}\n```")
             parts += [text for o in cell.outputs if (text := _output(o, pictures))]

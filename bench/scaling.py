@@ -34,8 +34,10 @@ WARM_UP = (5_000, 100)
 def main() -> None:
     """Run all pairs and print what was measured as JSON."""
     parser = argparse.ArgumentParser(description="slopes against events and accounts")
-    parser.add_argument("--events", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--accounts", type=int, nargs="+", default=[100, 10_000])
+    parser.add_argument("--events", type=int, nargs="+", default=[10**4, 10**5, 10**6])
+    parser.add_argument(
+        "--accounts", type=int, nargs="+", default=[10**2, 10**4, 10**6]
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/results/scaling.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

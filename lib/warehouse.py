@@ -31,8 +31,9 @@ _FEW_ROWS = {
 }
 _FEW_BYTES = 8_000_000
 """Up to this size of silver/transactions a run's cost is that of its plans."""
-_FILE_BYTES = 4_000_000
-"""Bytes of silver/transactions by file of the fact: a merge writes whole files anew."""
+_FILES, _FILE_BYTES = 4, 4_000_000
+"""Files of the fact at least, and bytes of silver/transactions to each: a merge writes
+whole files anew."""
 _STAGED = "gold.stg_scores"
 
 
@@ -76,7 +77,8 @@ def build(
     with _alone(settings):
         before = register(spark, settings, marts)
         size = table_bytes(spark, settings, "silver/transactions")
-        given = {"fact_files": 1 + size // _FILE_BYTES, **(variables or {})}
+        files = max(_FILES, size // _FILE_BYTES)
+        given = {"fact_files": files, **(variables or {})}
 
         def dbt(*arguments: str):
             words = [*arguments, "--target", target]

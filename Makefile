@@ -55,15 +55,14 @@ AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 	@$(BIN)/python -m lib.jars fetch --s3
-	@$(BIN)/python -m pytest $(AT_ONCE) tests
 	@rm -rf executed && cp -R notebooks executed
 	@FRAUD_HOME=$(CURDIR)/.data/test PLOTLY_RENDERER=plotly_mimetype+notebook \
 		$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite \
-		--nbmake-timeout=600 executed
+		--nbmake-timeout=600 executed tests
 
 lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
-	@$(BIN)/ruff format --check lib tests bench docs notebooks
-	@$(BIN)/ruff check lib tests bench docs notebooks
+	@$(BIN)/ruff format --check lib tests bench docs notebooks conftest.py
+	@$(BIN)/ruff check lib tests bench docs notebooks conftest.py
 	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests snapshots
 
 bench: setup  ## throughput of producer and ingest on this machine

@@ -40,6 +40,9 @@ def thrift_server(spark: SparkSession, settings: Settings) -> Iterator[int]:
         "hive.server2.logging.operation.enabled": "false",
         "hive.exec.scratchdir": str(scratch),
         "hive.exec.local.scratchdir": str(scratch),
+        # A session looks for a metastore when it ends, and there is none: by default
+        # ten times, two seconds apart, while the client waits.
+        "hive.hmshandler.retry.attempts": "0",
     }.items():
         conf.set(key, value)
     servers = spark._jvm.org.apache.spark.sql.hive.thriftserver.HiveThriftServer2

@@ -78,7 +78,7 @@ def build(
         before = register(spark, settings, marts)
         size = table_bytes(spark, settings, "silver/transactions")
         files = max(_FILES, size // _FILE_BYTES)
-        given = {"fact_files": files, **(variables or {})}
+        given = {"fact_files": files, "session_conf": _conf(size), **(variables or {})}
 
         def dbt(*arguments: str):
             words = [*arguments, "--target", target]
@@ -197,11 +197,15 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
+def _conf(size: int) -> dict[str, str]:
+    return _FEW_ROWS if size <= _FEW_BYTES else _MANY_ROWS
+
+
 @contextmanager
 def _session(spark: SparkSession, size: int) -> Iterator[None]:
     """The session as dbt needs it for so many bytes of silver/transactions; running
     streams have settings of their own."""
-    conf = _FEW_ROWS if size <= _FEW_BYTES else _MANY_ROWS
+    conf = _conf(size)
     before = {key: spark.conf.get(key) for key in conf}
     # PySpark says on stderr, with the whole plan, what dbt reports as a line.
     logger = logging.getLogger("SQLQueryContextLogger")

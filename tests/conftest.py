@@ -10,7 +10,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 from lib.broker import Broker
 from lib.config import Settings
@@ -36,27 +35,6 @@ FEW_ROWS = {
 compiling it takes. The tests of the commands run Spark as readers do."""
 
 IN_CI = os.environ.get("CI") == "true"
-
-
-LONGEST = ("test_warehouse", "test_faults", "test_dashboard")
-"""Files that are begun first, or one worker would be left with one at the end."""
-
-CHAINED = ("test_commands", "test_jre", "test_masking", "test_offline")
-"""Files that look at the chain of commands, which takes minutes: one worker has all."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    class ByFile(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "chain" if Path(file).stem in CHAINED else file
-
-    return ByFile(config, log)
 
 
 def missing(reason: str) -> None:

@@ -1,4 +1,4 @@
-"""An S3-compatible server on loopback that kills a process in mid-request."""
+"""An S3-compatible server on loopback where things happen in mid-request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from moto.moto_server.werkzeug_app import (
@@ -33,12 +33,13 @@ class ObjectStore:
     """The server; ``url`` is where it listens.
 
     Attributes:
-        kills: what its traps have caught, in order.
+        kills: what its traps have killed for, in order.
     """
 
     def __init__(self) -> None:
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._trap: tuple[re.Pattern[str], bool, int] | None = None
+        self._before: dict[re.Pattern[str], Callable[[], None]] = {}
+        self._after: dict[re.Pattern[str], Callable[[], None]] = {}
         self._lock = threading.Lock()
         self.kills: list[str] = []
         self._server = make_server(
@@ -46,34 +47,39 @@ class ObjectStore:
         )
         self.url = f"http://127.0.0.1:{self._server.port}"
 
-    def kill_at(self, pattern: str, pid: int, *, stored: bool) -> None:
-        """Kill the process when it writes an object whose path matches.
+    def kill_at(self, pattern: str, pid: int) -> None:
+        """Kill the process when it has written an object whose path matches, and
+        before it is told.
 
         Args:
             pattern: of the whole path, bucket first.
-            pid: the process.
-            stored: after the object is stored, and before anybody is told; else
-                before it is stored.
+            pid: the process, leader of its group.
         """
-        self._trap = (re.compile(pattern), stored, pid)
+
+        def kill() -> None:
+            self.kills.append(pattern)
+            os.killpg(pid, signal.SIGKILL)
+
+        self._after[re.compile(pattern)] = kill
+
+    def overtake(self, pattern: str, action: Callable[[], None]) -> None:
+        """Let something else happen while an object whose path matches is on its way:
+        it is stored after that."""
+        self._before[re.compile(pattern)] = action
+
+    def _caught(self, traps: dict, environ) -> Callable[[], None]:
+        """What the request sets off; each trap catches once."""
+        with self._lock:
+            for pattern in traps:
+                put = environ["REQUEST_METHOD"] == "PUT"
+                if put and pattern.search(environ["PATH_INFO"]):
+                    return traps.pop(pattern)
+        return lambda: None
 
     def __call__(self, environ, start_response):
-        path = environ["PATH_INFO"]
-        with self._lock:
-            trap = self._trap
-            caught = (
-                trap and environ["REQUEST_METHOD"] == "PUT" and trap[0].search(path)
-            )
-            if caught:
-                self._trap = None
-                self.kills.append(path)
-        if caught and not trap[1]:
-            os.killpg(trap[2], signal.SIGKILL)
-            start_response("503 Service Unavailable", [])
-            return [b""]
+        self._caught(self._before, environ)()
         answer = self._app(environ, start_response)
-        if caught:
-            os.killpg(trap[2], signal.SIGKILL)
+        self._caught(self._after, environ)()
         return answer
 
 

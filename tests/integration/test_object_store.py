@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import boto3
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 
 from lib import jars
@@ -33,6 +35,26 @@ OF_THE_RUN = ("ingested_at", "scored_at", "revision")
 KEYS = {"id": "tests", "secret": "not-a-secret"}
 
 
+def delta_options(store: ObjectStore) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": store.url,
+        "AWS_ACCESS_KEY_ID": KEYS["id"],
+        "AWS_SECRET_ACCESS_KEY": KEYS["secret"],
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+
+
+def client(store: ObjectStore):
+    return boto3.client(
+        "s3",
+        endpoint_url=store.url,
+        aws_access_key_id=KEYS["id"],
+        aws_secret_access_key=KEYS["secret"],
+        region_name="us-east-1",
+    )
+
+
 @dataclass(frozen=True)
 class Lakes:
     """One topic in two lakes."""
@@ -44,15 +66,8 @@ class Lakes:
     drained: int
 
     def rows(self, settings: Settings, table: str) -> list[tuple]:
-        options = {
-            "AWS_ENDPOINT_URL": self.store.url,
-            "AWS_ACCESS_KEY_ID": KEYS["id"],
-            "AWS_SECRET_ACCESS_KEY": KEYS["secret"],
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-        }
         uri = settings.table(table).replace("s3a://", "s3://")
-        remote = options if uri.startswith("s3:") else None
+        remote = delta_options(self.store) if uri.startswith("s3:") else None
         arrow = DeltaTable(uri, storage_options=remote).to_pyarrow_table()
         names = [n for n in sorted(arrow.column_names) if n not in OF_THE_RUN]
         return sorted((tuple(r[n] for n in names) for r in arrow.to_pylist()), key=repr)
@@ -107,13 +122,7 @@ def lakes(
 
     variables = dict(client_environment)
     store = variables.pop("store")
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=store.url,
-        aws_access_key_id=KEYS["id"],
-        aws_secret_access_key=KEYS["secret"],
-        region_name="us-east-1",
-    )
+    s3 = client(store)
     s3.create_bucket(Bucket=BUCKET)
     home = tmp_path_factory.mktemp("s3-home")
     env = environment(home, FRAUD_KAFKA=bootstrap, FRAUD_TOPIC="tx-s3", **variables)
@@ -139,7 +148,7 @@ def _kill_in_mid_commit(store: ObjectStore, env: dict[str, str]) -> None:
         start_new_session=True,
     )
     commit = r"^/fraud/lake/bronze/tx_events/_delta_log/0+2\.json$"
-    store.kill_at(commit, stream.pid, stored=True)
+    store.kill_at(commit, stream.pid)
     try:
         _, said = stream.communicate(timeout=400)
     finally:
@@ -184,6 +193,66 @@ def test_the_managers_of_an_object_store(lakes: Lakes):
     for name in ("spark.driver.extraClassPath",):
         paths = properties[name].split(os.pathsep)
         assert all(Path(path).is_file() for path in paths)
+
+
+# -- two processes that write one table ----------------------------------------------
+
+ROWS = pa.schema([("id", pa.int64()), ("writer", pa.string())])
+FIRST, SECOND = 10, 5
+"""Rows of the writer that is overtaken, and of the one that overtakes it."""
+
+
+def overtaken(store: ObjectStore, bucket: str) -> str:
+    """A new table; whoever writes its first commit is overtaken by another writer."""
+    client(store).create_bucket(Bucket=bucket)
+    uri = f"s3://{bucket}/table"
+    append(store, uri, "maker", 0)
+    store.overtake(
+        rf"^/{bucket}/table/_delta_log/0+1\.json$",
+        lambda: append(store, uri, "second", SECOND),
+    )
+    return uri
+
+
+def append(store: ObjectStore, uri: str, writer: str, rows: int) -> None:
+    """By delta-rs, which puts a commit on the condition that there is none."""
+    write_deltalake(
+        uri,
+        pa.table([range(rows), [writer] * rows], schema=ROWS),
+        mode="append",
+        storage_options=delta_options(store),
+    )
+
+
+def writers(store: ObjectStore, uri: str) -> dict[str, int]:
+    table = DeltaTable(uri, storage_options=delta_options(store))
+    return dict(Counter(table.to_pyarrow_table()["writer"].to_pylist()))
+
+
+def test_a_lock_in_one_process_loses_the_rows_of_another(
+    client_environment: dict, tmp_path: Path
+):
+    variables = dict(client_environment)
+    store = variables.pop("store")
+    uri = overtaken(store, "plain").replace("s3:", "s3a:")
+    ran = subprocess.run(
+        [PYTHON, "-m", "tests.integration.append_rows", uri, str(FIRST)],
+        cwd=ROOT,
+        env=environment(tmp_path, **variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    # Both were told that their rows are there.
+    assert writers(store, uri.replace("s3a:", "s3:")) == {"spark": FIRST}
+
+
+def test_a_conditional_put_loses_none(client_environment: dict):
+    store = client_environment["store"]
+    uri = overtaken(store, "conditional")
+    append(store, uri, "first", FIRST)
+    assert writers(store, uri) == {"first": FIRST, "second": SECOND}
 
 
 def test_without_its_jars_it_says_what_to_do(

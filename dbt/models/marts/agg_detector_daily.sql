@@ -56,13 +56,7 @@ answers as (
         is_judged,
         transactions,
         loaded_at,
-        explode(
-            map(
-                'velocity', is_velocity,
-                'geo', is_geo,
-                'amount', is_amount
-            )
-        ) as (detector, has_fired)
+        {{ each_detector() }}
     from verdicts
 
 ),
@@ -85,13 +79,7 @@ fired as (
     select
         event_date,
         account_id,
-        explode(
-            map(
-                'velocity', is_velocity,
-                'geo', is_geo,
-                'amount', is_amount
-            )
-        ) as (detector, has_fired)
+        {{ each_detector() }}
     from transactions
     where is_velocity or is_geo or is_amount
 

@@ -9,19 +9,11 @@ transactions as (
 
 -- Built anew each time, for it is small: so an alert that a correction took
 -- back is gone.
-fired as (
+verdicts as (
 
     select
         *,
-        explode(
-            array_compact(
-                array(
-                    case when is_velocity then 'velocity' end,
-                    case when is_geo then 'geo' end,
-                    case when is_amount then 'amount' end
-                )
-            )
-        ) as detector
+        {{ each_detector() }}
     from transactions
 
 ),
@@ -48,7 +40,8 @@ final as (
         case when detector = 'amount' then amount_z end as amount_z,
         revision,
         scored_at
-    from fired
+    from verdicts
+    where has_fired
 
 )
 

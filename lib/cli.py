@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from lib.config import Settings
 from lib.errors import FraudError
 
+_INTERVAL = re.compile(r"(\d+ *(millisecond|second|minute|hour)s? *)+", re.IGNORECASE)
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 
@@ -379,6 +381,15 @@ def _positive(kind):
     return convert
 
 
+def _interval(text: str) -> str:
+    """Checked here, and not by Spark when its JVM has started and a query with it."""
+    if not _INTERVAL.fullmatch(text.strip()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no interval: say '500 milliseconds' or '1 minute 30 seconds'"
+        )
+    return text
+
+
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 65535:
@@ -441,7 +452,9 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument(
         "--drain", action="store_true", help="take what the topic holds now, then end"
     )
-    stream.add_argument("--trigger", default="500 milliseconds", metavar="INTERVAL")
+    stream.add_argument(
+        "--trigger", type=_interval, default="500 milliseconds", metavar="INTERVAL"
+    )
     stream.add_argument("--max-offsets", type=_positive(int), metavar="N")
 
     command("reconcile", _reconcile, "check that every record is accounted for")

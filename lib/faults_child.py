@@ -27,7 +27,7 @@ from lib.broker import bootstrap_servers
 from lib.clients import end_offsets
 from lib.config import Settings, local_path
 from lib.errors import FraudError
-from lib.spark import spark_session
+from lib.spark import INTERPRETED, spark_session
 from lib.stream import Pipeline, pipeline
 
 CATCH_UP_SECONDS = 120
@@ -150,7 +150,7 @@ def main() -> None:
     ingest.open_lake = score.open_lake = fused
     try:
         with bootstrap_servers(settings) as bootstrap:
-            spark = spark_session(settings, short_lived=True)
+            spark = spark_session(settings, INTERPRETED, short_lived=True)
             with pipeline(
                 spark, settings, bootstrap, trigger="200 milliseconds"
             ) as running:

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from lib.broker import Broker
 from lib.config import Settings
 from lib.java import find_java
-from lib.spark import spark_session
+from lib.spark import INTERPRETED, spark_session
 
 _SHOWN = ("pyspark", "delta-spark", "kafka-python", "pandas", "plotly")
 
@@ -44,7 +44,8 @@ class Run:
     _spark: SparkSession | None = None
 
     def spark(self, conf: Mapping[str, str] | None = None) -> SparkSession:
-        """The run's Spark session, started at the first call."""
+        """The run's Spark session, started at the first call, for few rows."""
+        conf = INTERPRETED | dict(conf or {})
         self._spark = spark_session(self.settings, conf, short_lived=True)
         return self._spark
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lib.clients import begin_offsets, spark_options
+from lib.clients import begin_offsets, end_offsets, spark_options
 from lib.config import Settings
 from lib.ingest import parse_records
 from lib.known import CONTENT, IDENTITY, POSITION
-from lib.spark import read_table
+from lib.spark import FEW_ROWS, properties, read_table
+
+_FEW_RECORDS = 100_000
+_KAFKA = {"kafka.fetch.max.wait.ms": "20"}
+"""Spark asks for a partition's bounds after each fetch, on the connection on which the
+client has sent its next fetch already, and a broker answers a connection in order: at
+the end of a topic each partition so waited for the 500 ms that are the default."""
 
 
 @dataclass(frozen=True)
@@ -54,41 +61,46 @@ def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
     Raises:
         FraudError: there is no lake yet, or no broker.
     """
+    begins = begin_offsets(settings, bootstrap)
+    records = sum(end_offsets(settings, bootstrap).values()) - sum(begins.values())
+    with properties(spark, FEW_ROWS if records <= _FEW_RECORDS else {}):
+        return _books(spark, settings, bootstrap, begins)
+
+
+def _books(
+    spark: SparkSession, settings: Settings, bootstrap: str, begins: dict[int, int]
+) -> Books:
     bronze = read_table(spark, settings, "bronze/tx_events")
     silver = read_table(spark, settings, "silver/transactions")
     quarantine = read_table(spark, settings, "silver/quarantine")
     scored = read_table(spark, settings, "silver/scored")
-    kafka = spark.read.format("kafka").options(**spark_options(settings, bootstrap))
+    options = _KAFKA | spark_options(settings, bootstrap)
     places = {
-        "kafka": kafka.load(),
+        "kafka": spark.read.format("kafka").options(**options).load(),
         "bronze": bronze,
         "transactions": silver,
         "quarantine": quarantine,
     }
-    begins = begin_offsets(settings, bootstrap)
-    counts = _count_positions(_positions(places), begins)
-    counts["transactions_doubled"] = _doubled_events(silver)
+    counts = _count_positions(_positions(places), begins) | _count_events(
+        silver, scored
+    )
     left_over, counts["duplicates"] = counts.pop("left_over"), 0
     if left_over:
         placed = silver.select(*POSITION).unionByName(quarantine.select(*POSITION))
         rest = bronze.join(placed, on=list(POSITION), how="left_anti")
         counts["duplicates"] = _duplicates(rest, silver).count()
     counts["unaccounted"] = left_over - counts["duplicates"]
-    counts |= _count_scores(silver, scored)
-    reasons = dict(quarantine.groupBy("reason").count().orderBy("reason").collect())
+    reasons = dict(sorted(quarantine.groupBy("reason").count().collect()))
     return Books(counts, reasons, _differences(counts))
 
 
 def _positions(places: dict[str, DataFrame]) -> DataFrame:
     """One row per (topic, partition, offset) with its number of rows in each place."""
-    rows = None
-    for place, frame in places.items():
-        here = frame.select(*POSITION, F.lit(place).alias("place"))
-        rows = here if rows is None else rows.unionByName(here)
     columns = [
         F.count(F.when(F.col("place") == place, 1)).alias(place) for place in places
     ]
-    return rows.groupBy(*POSITION).agg(*columns)
+    rows = [f.select(*POSITION, F.lit(p).alias("place")) for p, f in places.items()]
+    return reduce(DataFrame.unionByName, rows).groupBy(*POSITION).agg(*columns)
 
 
 def _count_positions(positions: DataFrame, begins: dict[int, int]) -> dict[str, int]:
@@ -97,8 +109,9 @@ def _count_positions(positions: DataFrame, begins: dict[int, int]) -> dict[str, 
     A record older than the first one that Kafka still holds (``begins``) has left by
     retention; that is what bronze is for.
     """
-    held = [(int(part), int(first)) for part, first in begins.items()]
-    begin = positions.sparkSession.createDataFrame(held, "partition int, begin long")
+    begin = F.lit(None).cast("long")
+    for partition, first in begins.items():
+        begin = F.when(F.col("partition") == partition, F.lit(first)).otherwise(begin)
     placed = F.col("transactions") + F.col("quarantine")
     excess = {
         "bronze_doubled": F.col("bronze") - 1,
@@ -109,53 +122,58 @@ def _count_positions(positions: DataFrame, begins: dict[int, int]) -> dict[str, 
         "not_in_kafka": (
             (F.col("bronze") > 0)
             & (F.col("kafka") == 0)
-            & (F.col("begin").isNull() | (F.col("offset") >= F.col("begin")))
+            & (begin.isNull() | (F.col("offset") >= begin))
         ),
         "placed_without_bronze": (placed > 0) & (F.col("bronze") == 0),
         "left_over": (F.col("bronze") > 0) & (placed == 0),
     }
-    sums = {
+    return _sums(
+        positions,
         **{p: F.col(p) for p in ("kafka", "bronze", "transactions", "quarantine")},
         **{name: F.greatest(e, F.lit(0)) for name, e in excess.items()},
         **{name: test.cast("long") for name, test in tests.items()},
-    }
-    row = (
-        positions.join(F.broadcast(begin), on="partition", how="left")
-        .agg(*(F.coalesce(F.sum(e), F.lit(0)).alias(n) for n, e in sums.items()))
-        .first()
     )
-    return row.asDict()
 
 
-def _count_scores(silver: DataFrame, scored: DataFrame) -> dict[str, int]:
-    """Scored rows, and in how many events they are not the transactions."""
+def _count_events(silver: DataFrame, scored: DataFrame) -> dict[str, int]:
+    """Transactions and scores event by event, in one pass."""
     content = F.struct(*CONTENT)
-    events = silver.groupBy(*IDENTITY).agg(F.first(content).alias("event"))
-    scores = scored.groupBy(*IDENTITY).agg(
-        F.first(content).alias("copy"),
-        F.count("*").alias("times"),
-        F.count(F.when(F.col("late"), 1)).alias("late"),
+    sides = [
+        silver.select(*IDENTITY, content.alias("event"), F.lit(None).alias("copy")),
+        scored.select(
+            *IDENTITY, F.lit(None).alias("event"), content.alias("copy"), "late"
+        ),
+    ]
+    events = (
+        reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), sides)
+        .groupBy(*IDENTITY)
+        .agg(
+            F.count("event").alias("events"),
+            F.count("copy").alias("copies"),
+            F.count(F.when(F.col("late"), 1)).alias("late"),
+            F.first("event", ignorenulls=True).alias("event"),
+            F.first("copy", ignorenulls=True).alias("copy"),
+        )
     )
-    both = events.join(scores, on=list(IDENTITY), how="full_outer")
-    missing, surplus = F.col("copy").isNull(), F.col("event").isNull()
-    sums = {
-        "scored": F.coalesce("times", F.lit(0)),
-        "late": F.coalesce("late", F.lit(0)),
-        "not_scored": missing.cast("long"),
-        "scored_without_transaction": surplus.cast("long"),
-        "scored_doubled": F.coalesce(F.col("times") - 1, F.lit(0)),
-        "scored_differently": (
+    missing, surplus = F.col("copies") == 0, F.col("events") == 0
+    return _sums(
+        events,
+        transactions_doubled=F.greatest(F.col("events") - 1, F.lit(0)),
+        scored=F.col("copies"),
+        late=F.col("late"),
+        not_scored=missing.cast("long"),
+        scored_without_transaction=surplus.cast("long"),
+        scored_doubled=F.greatest(F.col("copies") - 1, F.lit(0)),
+        scored_differently=(
             ~missing & ~surplus & ~F.col("copy").eqNullSafe(F.col("event"))
         ).cast("long"),
-    }
-    totals = [F.coalesce(F.sum(e), F.lit(0)).alias(n) for n, e in sums.items()]
-    return both.agg(*totals).first().asDict()
+    )
 
 
-def _doubled_events(silver: DataFrame) -> int:
-    """Transactions in excess of one per event."""
-    keys = silver.groupBy(*IDENTITY).count().where("count > 1")
-    return keys.agg(F.coalesce(F.sum("count") - F.count("*"), F.lit(0))).first()[0]
+def _sums(rows: DataFrame, **columns: Column) -> dict[str, int]:
+    """The sum of each column; 0 where there is no row."""
+    totals = [F.coalesce(F.sum(c), F.lit(0)).alias(n) for n, c in columns.items()]
+    return rows.agg(*totals).first().asDict()
 
 
 def _differences(n: dict[str, int]) -> list[str]:

@@ -24,6 +24,20 @@ SHUFFLE_PARTITIONS = 4
 """Tasks of a shuffle, and so the number of state stores of a stateful query. A
 checkpoint keeps the number it was made with."""
 
+INTERPRETED = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+"""Properties that have plans interpreted: for some thousand rows, to compile them takes
+longer than to run them."""
+
+FEW_ROWS = {
+    **INTERPRETED,
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.shuffle.partitions": "1",
+}
+"""Properties for queries whose cost is that of their plans."""
+
 _LOOPBACK = ("local", "spark://127.0.0.1:")
 _S3 = "s3a://"
 _S3_PROPERTIES = {
@@ -202,6 +216,19 @@ def _pushed_home(settings: Settings) -> Iterator[None]:
         yield
     finally:
         tempfile.tempdir = before
+
+
+@contextmanager
+def properties(spark: SparkSession, conf: Mapping[str, str]) -> Iterator[None]:
+    """The session with other properties; running streams keep those they began with."""
+    before = {key: spark.conf.get(key) for key in conf}
+    for key, value in conf.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            spark.conf.set(key, value)
 
 
 def read_table(spark: SparkSession, settings: Settings, name: str) -> DataFrame:

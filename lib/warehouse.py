@@ -18,17 +18,11 @@ from lib.config import ROOT, Settings
 from lib.dbt_report import Marts, freshness_of, nodes_of, one_line, raise_error
 from lib.errors import FraudError
 from lib.registry import register, restore, table_bytes
+from lib.spark import FEW_ROWS, properties
 
 PROJECT = ROOT / "dbt"
 
 _MANY_ROWS = {"spark.sql.adaptive.enabled": "true"}
-_FEW_ROWS = {
-    "spark.sql.adaptive.enabled": "false",
-    "spark.sql.shuffle.partitions": "1",
-    # To compile a plan takes longer than to interpret it.
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-}
 _FEW_BYTES = 8_000_000
 """Up to this size of silver/transactions a run's cost is that of its plans."""
 _FILES, _FILE_BYTES = 4, 4_000_000
@@ -198,23 +192,17 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 
 def _conf(size: int) -> dict[str, str]:
-    return _FEW_ROWS if size <= _FEW_BYTES else _MANY_ROWS
+    return FEW_ROWS if size <= _FEW_BYTES else _MANY_ROWS
 
 
 @contextmanager
 def _session(spark: SparkSession, size: int) -> Iterator[None]:
-    """The session as dbt needs it for so many bytes of silver/transactions; running
-    streams have settings of their own."""
-    conf = _conf(size)
-    before = {key: spark.conf.get(key) for key in conf}
+    """The session as dbt needs it for so many bytes of silver/transactions."""
     # PySpark says on stderr, with the whole plan, what dbt reports as a line.
     logger = logging.getLogger("SQLQueryContextLogger")
     logger.disabled = True
-    for key, value in conf.items():
-        spark.conf.set(key, value)
     try:
-        yield
+        with properties(spark, _conf(size)):
+            yield
     finally:
         logger.disabled = False
-        for key, value in before.items():
-            spark.conf.set(key, value)

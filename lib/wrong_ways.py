@@ -28,7 +28,7 @@ from lib.faults import standing_still
 from lib.faults_child import blow, say
 from lib.ingest import read_topic
 from lib.producer import make_producer
-from lib.spark import spark_session, table_exists
+from lib.spark import FEW_ROWS, spark_session, table_exists
 from lib.stream import committed
 
 CATCH_UP_SECONDS = 120
@@ -168,7 +168,7 @@ def main() -> None:
     settings = Settings.from_env()
     meeting = Meeting(len(SINKS))
     with bootstrap_servers(settings) as bootstrap:
-        spark = spark_session(settings, short_lived=True)
+        spark = spark_session(settings, FEW_ROWS, short_lived=True)
         queries = [_start(spark, settings, bootstrap, name, meeting) for name in SINKS]
         say(ready=True)
         for line in sys.stdin:

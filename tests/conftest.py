@@ -26,14 +26,6 @@ os.environ.setdefault(
 hypothesis.settings.register_profile("no clock", deadline=None)
 hypothesis.settings.load_profile("no clock")
 
-FEW_ROWS = {
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.sql.shuffle.partitions": "2",
-}
-"""For tables of a few dozen rows: interpreting a plan takes half the time that
-compiling it takes. The tests of the commands run Spark as readers do."""
-
 IN_CI = os.environ.get("CI") == "true"
 
 
@@ -65,9 +57,11 @@ def bootstrap(base_settings: Settings):
 
 @pytest.fixture(scope="session")
 def spark(base_settings: Settings):
-    from lib.spark import spark_session
+    from lib.spark import INTERPRETED, spark_session
 
-    session = spark_session(base_settings, FEW_ROWS, short_lived=True)
+    # The tests of the commands run Spark as readers do.
+    conf = {**INTERPRETED, "spark.sql.shuffle.partitions": "2"}
+    session = spark_session(base_settings, conf, short_lived=True)
     yield session
     session.stop()
 

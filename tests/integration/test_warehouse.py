@@ -24,7 +24,7 @@ from tests.integration.helpers import environment, run
 from tests.integration.marts_lake import FIRST, SCORED, Payment, Writer
 
 KEY = ("account_id", "event_id")
-BATCH_SECONDS = 3.0
+BATCH_SECONDS = 6.0
 
 
 @pytest.fixture(scope="module")

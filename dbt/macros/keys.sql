@@ -10,15 +10,6 @@
 {%- endmacro %}
 
 
-{% macro loaded_since(relation) -%}
-    {#- Rows of a fact that came or changed after `relation` was last brought up. -#}
-    loaded_at > (
-        select coalesce(max(loaded_at), timestamp '1970-01-01 00:00:00')
-        from {{ relation }}
-    )
-{%- endmacro %}
-
-
 {% macro in_order_of(column) -%}
     {#- A hint: a full build's rows in this order, cut into so many files. -#}
     {%- if not is_incremental() -%}

@@ -2,29 +2,7 @@
 
 with
 
-{% if is_incremental() %}
-
-touched as (
-
-    select distinct event_date
-    from {{ ref('fct_transactions') }}
-    where {{ loaded_since(this) }}
-
-),
-
-{% endif %}
-
-transactions as (
-
-    {% if is_incremental() %}
-    select /*+ broadcast(touched) */ facts.*
-    from {{ ref('fct_transactions') }} as facts
-    left semi join touched on facts.event_date = touched.event_date
-    {% else %}
-    select * from {{ ref('fct_transactions') }}
-    {% endif %}
-
-),
+{{ touched_facts(ref('fct_transactions'), 'event_date') }},
 
 -- Few rows, whatever the day: what an event can say is counted before each
 -- detector gets a row of its own.

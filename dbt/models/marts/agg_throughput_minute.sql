@@ -2,30 +2,7 @@
 
 with
 
-{% if is_incremental() %}
-
-touched as (
-
-    select distinct arrival_minute
-    from {{ ref('fct_transactions') }}
-    where {{ loaded_since(this) }}
-
-),
-
-{% endif %}
-
-transactions as (
-
-    {% if is_incremental() %}
-    select /*+ broadcast(touched) */ facts.*
-    from {{ ref('fct_transactions') }} as facts
-    left semi join touched
-        on facts.arrival_minute = touched.arrival_minute
-    {% else %}
-    select * from {{ ref('fct_transactions') }}
-    {% endif %}
-
-),
+{{ touched_facts(ref('fct_transactions'), 'arrival_minute') }},
 
 final as (
 

@@ -2,29 +2,7 @@
 
 with
 
-{% if is_incremental() %}
-
-touched as (
-
-    select distinct account_id
-    from {{ ref('fct_transactions') }}
-    where {{ loaded_since(this) }}
-
-),
-
-{% endif %}
-
-transactions as (
-
-    {% if is_incremental() %}
-    select /*+ broadcast(touched) */ facts.*
-    from {{ ref('fct_transactions') }} as facts
-    left semi join touched on facts.account_id = touched.account_id
-    {% else %}
-    select * from {{ ref('fct_transactions') }}
-    {% endif %}
-
-),
+{{ touched_facts(ref('fct_transactions'), 'account_id') }},
 
 -- Many rows are summed up into numbers and times only: a text among the sums
 -- makes Spark sort them all instead of hashing. The texts come from the few

@@ -2,32 +2,9 @@
 
 with
 
-{% if is_incremental() %}
+{{ touched_facts(ref('fct_transactions'), 'merchant_key') }},
 
-touched as (
-
-    select distinct merchant_key
-    from {{ ref('fct_transactions') }}
-    where {{ loaded_since(this) }}
-
-),
-
-{% endif %}
-
-transactions as (
-
-    {% if is_incremental() %}
-    select /*+ broadcast(touched) */ facts.*
-    from {{ ref('fct_transactions') }} as facts
-    left semi join touched on facts.merchant_key = touched.merchant_key
-    {% else %}
-    select * from {{ ref('fct_transactions') }}
-    {% endif %}
-
-),
-
--- Many rows are summed up into numbers and times only: a text among the sums
--- makes Spark sort them all instead of hashing.
+-- As in dim_account: no text among the sums of many rows.
 countries as (
 
     select

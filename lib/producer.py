@@ -144,8 +144,9 @@ def replay(
                 if index % 1000 == 0 or rate:
                     tally.wait_below(IN_FLIGHT, FLUSH_SECONDS)
                     on_acked(tally.acked)
-            _flush(producer, tally)
         finally:
+            # Also when a line is too long: those before it were handed over.
+            _flush(producer, tally)
             producer.close(timeout=0)
     on_acked(tally.acked)
     if tally.error:

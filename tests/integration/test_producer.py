@@ -11,6 +11,7 @@ import pytest
 
 from lib.broker import Broker
 from lib.config import Settings
+from lib.errors import FraudError
 from lib.producer import Sent, replay
 from tests.integration.helpers import consume, eventually
 from tests.integration.records import line
@@ -107,6 +108,23 @@ def test_a_line_feed_ends_a_line(
     assert replay(settings, bootstrap, file).acked == len(values)
 
     assert sorted(held(settings, bootstrap)) == sorted((None, v) for v in values)
+
+
+def test_the_lines_before_one_that_is_too_long_are_sent(
+    settings: Settings, bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lib.producer.MAX_RECORD_BYTES", 8192)
+    file = tmp_path / "file"
+    lines = numbered(file, 3_000)
+    with file.open("ab") as more:
+        more.write(b"x" * 5_000 + b"\n" + lines[0])
+
+    with pytest.raises(
+        FraudError, match=r"line 3001 .* 3000 lines before it were sent"
+    ):
+        replay(settings, bootstrap, file)
+
+    assert sorted(v for _, v in held(settings, bootstrap)) == sorted(lines)
 
 
 def test_each_key_keeps_the_order_of_the_file(

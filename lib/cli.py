@@ -19,7 +19,9 @@ from pathlib import Path
 from lib.config import Settings
 from lib.errors import FraudError
 
-_INTERVAL = re.compile(r"(\d+ *(millisecond|second|minute|hour)s? *)+", re.IGNORECASE)
+_INTERVAL = re.compile(
+    r"(\d+ *(microsecond|millisecond|second|minute|hour|day|week)s? *)+", re.IGNORECASE
+)
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 

@@ -63,6 +63,14 @@ TABLES = {
 }
 
 
+def source_options(settings: Settings, bootstrap: str) -> dict[str, str]:
+    """Options of Spark's Kafka source, whose tasks then wait for no long poll."""
+    return {
+        "kafka.fetch.max.wait.ms": FETCH_WAIT_MS,
+        **spark_options(settings, bootstrap),
+    }
+
+
 def read_topic(
     spark: SparkSession,
     settings: Settings,
@@ -81,8 +89,7 @@ def read_topic(
         max_offsets: records per micro-batch at most; None for no limit.
     """
     options = {
-        "kafka.fetch.max.wait.ms": FETCH_WAIT_MS,
-        **spark_options(settings, bootstrap),
+        **source_options(settings, bootstrap),
         "startingOffsets": starting,
         "failOnDataLoss": "true",
     }

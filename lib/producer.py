@@ -175,6 +175,10 @@ class _Tally:
         self.sent += 1
         self._on_their_way.append(future)
 
+    def fail(self, error: BaseException) -> None:
+        """Something went wrong; the first is what will be told."""
+        self.error = self.error or error
+
     def wait_below(self, in_flight: int, timeout: float) -> None:
         """Count what is done; then wait until at most so many are on their way."""
         while waiting := self._on_their_way:
@@ -185,14 +189,13 @@ class _Tally:
                 with suppress(KafkaError):  # told below
                     first.get(timeout)
             if not first.is_done:
-                silence = TimeoutError(f"no acknowledgement for {timeout:g} s")
-                self.error = self.error or silence
+                self.fail(TimeoutError(f"no acknowledgement for {timeout:g} s"))
                 return
             waiting.popleft()
             if first.exception is None:
                 self.acked += 1
             else:
-                self.error = self.error or first.exception
+                self.fail(first.exception)
 
 
 @contextmanager
@@ -211,14 +214,14 @@ def _send(producer: KafkaProducer, topic: str, line: bytes, tally: _Tally) -> No
     try:
         tally.add(producer.send(topic, value=line, key=account_key(line)))
     except (KafkaError, AssertionError) as error:
-        tally.error = tally.error or error
+        tally.fail(error)
 
 
 def _flush(producer: KafkaProducer, tally: _Tally) -> None:
     try:
         producer.flush(timeout=FLUSH_SECONDS)
     except KafkaError as error:
-        tally.error = tally.error or error
+        tally.fail(error)
     tally.wait_below(0, 0 if tally.error else FLUSH_SECONDS)
 
 

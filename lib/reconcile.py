@@ -8,9 +8,9 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lib.clients import begin_offsets, end_offsets, spark_options
+from lib.clients import begin_offsets, end_offsets
 from lib.config import Settings
-from lib.ingest import FETCH_WAIT_MS, parse_records
+from lib.ingest import parse_records, source_options
 from lib.known import CONTENT, IDENTITY, POSITION
 from lib.spark import FEW_ROWS, properties, read_table
 
@@ -72,10 +72,7 @@ def _books(
     silver = read_table(spark, settings, "silver/transactions")
     quarantine = read_table(spark, settings, "silver/quarantine")
     scored = read_table(spark, settings, "silver/scored")
-    options = {
-        "kafka.fetch.max.wait.ms": FETCH_WAIT_MS,
-        **spark_options(settings, bootstrap),
-    }
+    options = source_options(settings, bootstrap)
     places = {
         "kafka": spark.read.format("kafka").options(**options).load(),
         "bronze": bronze,

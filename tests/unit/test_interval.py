@@ -11,7 +11,14 @@ from lib.cli import _interval
 
 @pytest.mark.parametrize(
     "text",
-    ["500 milliseconds", "1 second", "2 MINUTES", " 1 minute 30 seconds ", "0 hours"],
+    [
+        "500 milliseconds",
+        "1 second",
+        "2 MINUTES",
+        " 1 minute 30 seconds ",
+        "0 hours",
+        "1 day",
+    ],
 )
 def test_what_spark_takes(text: str):
     assert _interval(text) == text

@@ -21,8 +21,8 @@ placed as (
 unplaced as (
 
     select
-        get_json_object(records.payload, '$.account_id') as account_id,
-        get_json_object(records.payload, '$.event_id') as event_id
+        {{ named_in('records.payload', 'account_id') }} as account_id,
+        {{ named_in('records.payload', 'event_id') }} as event_id
     from {{ ref('stg_records') }} as records
     left anti join placed
         on

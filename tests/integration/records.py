@@ -138,6 +138,11 @@ SECOND = [
         DUPLICATE,
     ),
     _keyed(
+        "a field given twice, of which the last one counts",
+        b'{"event_id": "other", ' + line(account_id="ACCT_3")[1:],
+        DUPLICATE,
+    ),
+    _keyed(
         "another merchant",
         line(account_id="ACCT_3", merchant="Starbucks 2"),
         "conflicting_event_id",

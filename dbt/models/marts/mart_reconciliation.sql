@@ -32,8 +32,8 @@ newest as (
         topic,
         kafka_partition,
         kafka_offset,
-        get_json_object(payload, '$.account_id') as account_id,
-        get_json_object(payload, '$.event_id') as event_id
+        {{ named_in('payload', 'account_id') }} as account_id,
+        {{ named_in('payload', 'event_id') }} as event_id
     from records
     where
         ingested_at = (

@@ -10,6 +10,7 @@ and ``stop`` are as in `lib.faults_child`.
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -197,6 +198,34 @@ def place_of(settings: Settings, name: str, bootstrap: str = "") -> Place:
         table=settings.table(f"sinks/{name}"),
         topic={**topic, "topic": f"{settings.topic}-copy"},
     )
+
+
+def in_flight(settings: Settings, name: str) -> int:
+    """Records of the batch that a killed sink had planned, and not noted as done.
+
+    From its checkpoint: ``offsets/N`` says where batch N ends in each partition, and
+    is there before the batch runs; ``commits/N`` is there after it.
+
+    Raises:
+        RuntimeError: no batch was in flight.
+    """
+    checkpoint = Path(settings.checkpoint(f"sinks-{name}"))
+    planned, done = (
+        max((int(f.name) for f in (checkpoint / kind).glob("[0-9]*")), default=-1)
+        for kind in ("offsets", "commits")
+    )
+    if planned == done:
+        raise RuntimeError(f"{name}: batch {done} was the last, and it was done")
+    ends = [_planned_end(checkpoint / "offsets" / str(n)) for n in (done, planned)]
+    return ends[1] - ends[0]
+
+
+def _planned_end(file: Path) -> int:
+    """Offsets of all partitions together; 0 before the first batch."""
+    if not file.exists():
+        return 0
+    (partitions,) = json.loads(file.read_text().splitlines()[-1]).values()
+    return sum(partitions.values())
 
 
 def _start(

@@ -8,7 +8,9 @@ while the streams go on writing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import deltalake
@@ -86,6 +88,34 @@ def register_marts(
             )
             found[name] = _version(spark, settings, table)
     return found
+
+
+@contextmanager
+def in_memory(
+    spark: SparkSession, marts: Iterable[str]
+) -> Iterator[Callable[[], None]]:
+    """Keep the registered sources in memory, once they were read, until the block ends;
+    then forget them and whatever marts were kept in it.
+
+    Yields:
+        a function that waits until all are. A MERGE that has begun by then would fail:
+        Delta refuses a source that is kept only when it is read a second time.
+    """
+    sources = [table.replace("/", ".") for table in SOURCES]
+    # In a new JVM it takes seconds, in which the caller has other work.
+    with ThreadPoolExecutor(1, "sources") as pool:
+        kept = [pool.submit(spark.sql, f"CACHE LAZY TABLE {name}") for name in sources]
+
+        def ready() -> None:
+            for future in kept:
+                future.result()
+
+        try:
+            yield ready
+        finally:
+            wait(kept)
+            for name in [*sources, *(f"{GOLD}.{mart}" for mart in marts)]:
+                spark.sql(f"UNCACHE TABLE IF EXISTS {name}")
 
 
 def table_bytes(spark: SparkSession, settings: Settings, table: str) -> int:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from lib.config import ROOT, Settings
 from lib.dbt_report import Marts, freshness_of, nodes_of, one_line, raise_error
 from lib.errors import FraudError
-from lib.registry import register, restore, table_bytes
+from lib.registry import in_memory, register, restore, table_bytes
 from lib.spark import FEW_ROWS, properties
 
 PROJECT = ROOT / "dbt"
@@ -72,15 +72,23 @@ def build(
         before = register(spark, settings, marts)
         size = table_bytes(spark, settings, "silver/transactions")
         files = max(_FILES, size // _FILE_BYTES)
-        given = {"fact_files": files, "session_conf": _conf(size), **(variables or {})}
+        few = size <= _FEW_BYTES
+        kept = in_memory(spark, marts) if few else nullcontext(lambda: None)
+        given = {
+            "fact_files": files,
+            "in_memory": few,
+            "session_conf": _conf(size),
+            **(variables or {}),
+        }
 
         def dbt(*arguments: str):
             words = [*arguments, "--target", target]
             return _dbt(words, settings, project, given)
 
-        with _session(spark, size):
+        with _session(spark, size), kept as ready:
             partial = bool(select or kinds)
             freshness = {} if partial else freshness_of(dbt("source", "freshness"))
+            ready()
             if select and not spark.catalog.tableExists(_STAGED):
                 dbt("run", "--select", "path:models/staging")
             try:

@@ -19,6 +19,7 @@ from lib import warehouse
 from lib.config import ROOT, Settings
 from lib.dbt_report import Marts
 from lib.errors import FraudError
+from lib.registry import SOURCES
 from lib.thrift import thrift_server
 from tests.integration.helpers import environment, run
 from tests.integration.marts_lake import FIRST, SCORED, Payment, Writer
@@ -71,11 +72,22 @@ def versions(spark: SparkSession, settings: Settings) -> dict[str, int]:
     return found
 
 
+def kept_in_memory(spark: SparkSession) -> list[str]:
+    names = [table.replace("/", ".") for table in SOURCES]
+    names += [f"gold.{mart}" for mart in warehouse.mart_names()]
+    return [
+        name
+        for name in names
+        if spark.catalog.tableExists(name) and spark.catalog.isCached(name)
+    ]
+
+
 # -- what is in the marts -----------------------------------------------------------
 
 
-def test_every_model_and_every_test(first: Marts):
+def test_every_model_and_every_test(spark: SparkSession, first: Marts):
     assert first.failures == []
+    assert kept_in_memory(spark) == []
     said = first.as_dict()
     assert said["models"] == len(warehouse.mart_names()) + 4  # and staging
     assert said["tests"] > 30
@@ -281,6 +293,7 @@ def test_a_model_in_error_leaves_the_marts_as_they_were(
         )
 
     assert "\n" not in str(raised.value)
+    assert kept_in_memory(spark) == []
     # The fact had its new row already, and was set back; the alerts never were.
     assert by_key(gold(spark, copy, "fct_transactions")) == before
     assert not Path(copy.table("gold/fct_alerts")).exists()

@@ -103,7 +103,7 @@ def in_memory(
     """
     sources = [table.replace("/", ".") for table in SOURCES]
     # In a new JVM it takes seconds, in which the caller has other work.
-    with ThreadPoolExecutor(1, "sources") as pool:
+    with ThreadPoolExecutor(2, "sources") as pool:
         kept = [pool.submit(spark.sql, f"CACHE LAZY TABLE {name}") for name in sources]
 
         def ready() -> None:

@@ -10,7 +10,7 @@ Nothing here knows of Spark, Kafka or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -23,6 +23,8 @@ from lib.vector_rules import Answers, answer_places
 
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
 _LATE, _UNSURE = 3, 4  # verdicts on new events that are not scored
+_NOBODY = -1
+_NOT_SEEN = (None, NEVER, False)
 _STATUS = np.array([NEW, DUPLICATE, CONFLICT, NEW, NEW], np.int8)
 
 
@@ -47,8 +49,8 @@ class Scored:
     """What one batch says, as columns.
 
     Per arrival (n): `status` int8 (NEW, DUPLICATE, CONFLICT), `check_table` bool and
-    `answers`. With `check_table` the bucket cannot know whether it met the event
-    before: it is late, and to be inserted only if its key is not in the table.
+    `answers`. With `check_table` the bucket cannot know whether it met the identity
+    before: the table says what the record is, and if it is new, then it is late.
 
     Per earlier event whose answer changed (m): `account_id`, `event_id`, `ts_us` to
     find it by, and `corrections`. No event is in both parts.
@@ -64,23 +66,24 @@ class Scored:
 
 
 class Bucket:
-    """The accounts of one bucket: `from_bytes`, `score` once or more, `to_bytes`."""
+    """Some accounts: `of` their values, `score` once or more, then `values` again."""
 
     def __init__(self, state: State, rules: Thresholds = THRESHOLDS) -> None:
         """A bucket with this state, which it will change."""
         self._state = state
         self._rules = rules
+        self._watermark = NEVER
 
     @classmethod
-    def from_bytes(cls, blob: bytes | None, rules: Thresholds = THRESHOLDS) -> Bucket:
-        """The bucket as it was at `to_bytes`; None or b"" is an empty one.
+    def of(cls, values: Mapping[str, bytes], rules: Thresholds = THRESHOLDS) -> Bucket:
+        """The accounts as they were at `values`; {} is a bucket that knows none.
 
-        Raises ValueError for bytes that are no bucket.
+        Raises ValueError for bytes that are no account's.
         """
-        return cls(codec.decode(blob), rules)
+        return cls(codec.decode(values), rules)
 
-    def to_bytes(self) -> bytes:
-        """The bucket as bytes, 34 per event and about 70 per account."""
+    def values(self) -> dict[str, bytes]:
+        """Each account's value: 34 bytes per event and about 50 per account."""
         return codec.encode(self._state)
 
     @property
@@ -96,15 +99,15 @@ class Bucket:
     def score(self, batch: Arrivals, watermark_us: int | None = None) -> Scored:
         """Take the next records, answer them, and forget what is too old.
 
-        `watermark_us` is the event-time watermark of the whole stream (None: unknown,
+        `watermark_us` is the event-time watermark of the stream (None: unknown,
         nothing is evicted); it never falls. An empty batch only evicts. Raises
         ValueError if columns differ in length or a country is not two letters.
         """
         columns = _columns(batch)
         state = self._state
         if watermark_us is not None:
-            state.watermark = max(state.watermark, watermark_us)
-        verdict, account = self._admit(batch.account_id, columns)
+            self._watermark = max(self._watermark, watermark_us)
+        verdict, account, since = self._admit(batch.account_id, columns)
         punctual = np.flatnonzero(verdict == NEW)
         # an id's slot: first the recent events of the state, then the arrivals
         known = len(state.recent_ids)
@@ -124,16 +127,20 @@ class Bucket:
             ts_us=ts[earlier],
             corrections=found.take(earlier),
         )
-        late = np.flatnonzero(verdict == _LATE)
+        late = np.flatnonzero((verdict >= _LATE) & (account != _NOBODY))
         state.late = state.late.extend(columns.take(late))
         state.late_account = np.concatenate([state.late_account, account[late]])
+        state.late_since = np.concatenate([state.late_since, since[late]])
+        state.late_unsure = np.concatenate(
+            [state.late_unsure, verdict[late] == _UNSURE]
+        )
         self._forget()
         return scored
 
     def _admit(
         self, names: Sequence[str], columns: Rows
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Verdict and account index (-1: none) of each arrival, n each.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Verdict, account index and account's clock (µs) of each arrival, n each.
 
         One by one in Kafka order, as each verdict rests on those before it; that is
         what makes them independent of the batches. Registers new accounts and moves
@@ -142,49 +149,52 @@ class Bucket:
         state, rules = self._state, self._rules
         account_of = {name: index for index, name in enumerate(state.accounts)}
         newest, known_from = state.newest.tolist(), state.known_from.tolist()
-        # An account without history is a new one or was evicted. From the floor on
-        # this makes no difference: what was evicted is out of sight, even for the
-        # stragglers that follow. Behind the floor, who knows?
-        unknown_floor = max(NEVER, state.watermark - rules.arrival_us)
-        evicted_until = max(NEVER, state.watermark - rules.retention_us)
+        # An account without history is a new one or was evicted, and what was evicted
+        # is older than this.
+        evicted_until = max(NEVER, self._watermark - rules.retention_us)
+        unseen_us = rules.retention_us - rules.arrival_us
         seen = _recall(state, columns.identity)
-        unsure: dict[tuple[str, int], tuple] = {}
-        verdicts, accounts = [], []
+        verdicts, accounts, clocks = [], [], []
         for name, identity, content in zip(
             names, columns.identity.tolist(), _contents(columns), strict=True
         ):
-            ts, first, unknown = content[0], None, True
-            account = account_of.get(name, -1)
-            if account < 0 and ts >= unknown_floor:
-                account = account_of[name] = len(newest)
-                newest.append(ts)
+            ts = content[0]
+            account = account_of.setdefault(name, len(newest))
+            if account == len(newest):
+                newest.append(NEVER)
                 known_from.append(evicted_until)
-            if account >= 0:
-                horizon = newest[account] - rules.retention_us
-                first = seen.get((account, identity))
-                if first is not None and first[0] < horizon:
-                    first = None
-                unknown = ts < horizon or ts < known_from[account]
-            if first is None and unknown:
-                earlier = unsure.setdefault((name, identity), content)
-                first = None if earlier is content else earlier
-            if first is not None:
+            clock = newest[account]
+            first, since, unsure = seen.get((account, identity), _NOT_SEEN)
+            if first is not None and since < clock - rules.retention_us:
+                first = None
+            # Without a punctual event yet, only one is scored that could not have
+            # seen what was evicted.
+            blind = known_from[account] + (unseen_us if clock == NEVER else 0)
+            if first is not None and not unsure:
                 verdict = DUPLICATE if first == content else CONFLICT
-            elif unknown:
+            elif first is not None or ts < max(clock - rules.retention_us, blind):
                 verdict = _UNSURE
+                clock = max(clock, known_from[account] + rules.retention_us)
+            elif ts < clock - rules.lateness_us:
+                verdict = _LATE
             else:
-                seen[account, identity] = content
-                verdict = _LATE if ts < newest[account] - rules.lateness_us else NEW
-                newest[account] = max(newest[account], ts)
+                verdict, clock = NEW, max(clock, ts)
+                newest[account] = clock
+            if first is None:
+                remembered = ts if verdict == NEW else clock
+                seen[account, identity] = content, remembered, verdict == _UNSURE
+            elif verdict == _UNSURE:
+                account = _NOBODY  # it is remembered already
             verdicts.append(verdict)
             accounts.append(account)
+            clocks.append(clock)
         fresh = np.zeros(len(newest) - len(state.accounts), np.int64)
         state.accounts = list(account_of)
         state.newest = np.array(newest, np.int64)
         state.known_from = np.array(known_from, np.int64)
         state.counts = np.concatenate([state.counts, fresh])
         state.recents = np.concatenate([state.recents, fresh])
-        return np.array(verdicts, np.int64), np.array(accounts, np.int64)
+        return tuple(np.array(c, np.int64) for c in (verdicts, accounts, clocks))
 
     def _insert(
         self, new: Rows, owner: np.ndarray, ids: list[str]
@@ -253,21 +263,32 @@ class Bucket:
     def _forget(self) -> None:
         """Drop what no answer needs: old events, and accounts behind the watermark."""
         state, retention = self._state, self._rules.retention_us
-        horizon = state.newest - retention
+        horizon = np.maximum(state.newest, NEVER + retention) - retention
         stops = np.cumsum(state.counts)
         starts = stops - state.counts
         kept = first_at_least(state.rows.ts, starts, stops, horizon)
-        gone = state.newest < max(NEVER, state.watermark - retention)
+        gone = behind(state.newest, state.known_from, self._watermark, self._rules)
         kept[gone] = stops[gone]
         if (kept > starts).any():
             state.rows = state.rows.take(ranges(kept, stops))
             state.counts = stops - kept
         owner = state.late_account
-        stays = np.flatnonzero((state.late.ts >= horizon[owner]) & ~gone[owner])
+        stays = np.flatnonzero((state.late_since >= horizon[owner]) & ~gone[owner])
         if len(stays) < len(owner):
             state.late, state.late_account = state.late.take(stays), owner[stays]
+            state.late_since = state.late_since[stays]
+            state.late_unsure = state.late_unsure[stays]
         if gone.any():
             _drop_accounts(state, gone)
+
+
+def behind(
+    newest: np.ndarray, known_from: np.ndarray, watermark_us: int, rules: Thresholds
+) -> np.ndarray:
+    """bool (A): the watermark is a whole retention past the account's last event."""
+    # One without a punctual event was met when the watermark stood here.
+    last = np.maximum(newest, known_from + rules.retention_us)
+    return last < max(NEVER, watermark_us - rules.retention_us)
 
 
 def _columns(batch: Arrivals) -> Rows:
@@ -290,27 +311,33 @@ def _contents(rows: Rows) -> Iterator[tuple[int, int, int, int]]:
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _recall(
-    state: State, identities: np.ndarray
-) -> dict[tuple[int, int], tuple[int, int, int, int]]:
-    """What the state holds under these identities: (account, identity) → content.
+def _recall(state: State, identities: np.ndarray) -> dict[tuple[int, int], tuple]:
+    """What the state holds under these identities.
 
-    Looks at the whole history, so with a sieve: the low 16 bits of a digest decide
-    for nearly all rows, at the price of one look-up each.
+    (account, identity) → (content, the account's clock when it came, whether only the
+    table can say what stands). Looks at the whole history, so with a sieve: the low 16
+    bits of a digest decide for nearly all rows, at the price of one look-up each.
     """
     sieve = np.zeros(1 << 16, bool)
     sieve[identities & 0xFFFF] = True
     seen = {}
-    stops = np.cumsum(state.counts)
-    for rows, owner in ((state.rows, None), (state.late, state.late_account)):
+    owner = np.repeat(np.arange(len(state.accounts)), state.counts)
+    punctual = np.zeros(len(owner), bool)
+    for rows, accounts, since, unsure in (
+        (state.rows, owner, state.rows.ts, punctual),
+        (state.late, state.late_account, state.late_since, state.late_unsure),
+    ):
         hits = np.flatnonzero(sieve[rows.identity & 0xFFFF])
         hits = hits[np.isin(rows.identity[hits], identities)]
-        accounts = (
-            np.searchsorted(stops, hits, side="right") if owner is None else owner[hits]
-        )
         found = rows.take(hits)
-        keys = zip(accounts.tolist(), found.identity.tolist(), strict=True)
-        seen.update(zip(keys, _contents(found), strict=True))
+        keys = zip(accounts[hits].tolist(), found.identity.tolist(), strict=True)
+        remembered = zip(
+            _contents(found), since[hits].tolist(), unsure[hits].tolist(), strict=True
+        )
+        for key, value in zip(keys, remembered, strict=True):
+            # Of two under one identity the one that came last is remembered longer.
+            if key not in seen or seen[key][1] <= value[1]:
+                seen[key] = value
     return seen
 
 

@@ -26,7 +26,7 @@ def books(lines: Sequence[str], rules: Thresholds, now_us: int) -> dict[str, int
     """
     parsed = [parse(x.encode(errors="surrogateescape"), now_us) for x in lines]
     events = [event for event in parsed if not isinstance(event, Rejection)]
-    bucket = Bucket.from_bytes(None, rules)
+    bucket = Bucket.of({}, rules)
     scored = bucket.score(arrivals(events))
     new = scored.status == NEW
     late = int((new & scored.answers.late).sum())
@@ -36,7 +36,7 @@ def books(lines: Sequence[str], rules: Thresholds, now_us: int) -> dict[str, int
         "late": late,
         "quarantined": len(parsed) - len(events) + conflicts,
         "duplicates": int((scored.status == DUPLICATE).sum()),
-        "state_bytes": len(bucket.to_bytes()),
+        "state_bytes": sum(map(len, bucket.values().values())),
     }
 
 

@@ -31,7 +31,7 @@ def flagged(events: Sequence[Event], rules: Thresholds = THRESHOLDS) -> pd.DataF
         ``lib.vector_rules.Answers``).
     """
     frame = pd.DataFrame(list(events), columns=Event._fields)
-    scored = Bucket.from_bytes(None, rules).score(arrivals(events))
+    scored = Bucket.of({}, rules).score(arrivals(events))
     for field in fields(scored.answers):
         frame[field.name] = getattr(scored.answers, field.name)
     return frame[scored.status == NEW].reset_index(drop=True)

@@ -1,16 +1,15 @@
-"""What a bucket of accounts remembers, and its layout as bytes.
+"""What the detectors remember of an account, and its layout as bytes.
 
-One blob per bucket: a header, then each column whole. Reading it copies nothing but
-the strings, since a numeric column is a view of the blob. An event takes 34 bytes,
-whatever the length of its id: of ids only a 64-bit digest stays, except for the few
-events young enough to be corrected, where the id itself breaks ties and names the
-row to correct.
+One value per account in the state store: a header, then the account's events as rows
+of fixed width, then the ids of the recent ones. An event takes 34 bytes, whatever the
+length of its id: of ids only a 64-bit digest stays, except for the few events young
+enough to be corrected, where the id itself breaks ties and names the row to correct.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from hashlib import blake2b
@@ -20,8 +19,18 @@ import numpy as np
 
 NEVER = -(2**63)  # a time before all times, in µs
 
-_VERSION = 1
-_HEADER = struct.Struct("<8q")
+_VERSION = 2
+_HEADER = struct.Struct("<BqqIIII")
+_ROW = np.dtype(
+    [
+        ("ts", "<i8"),
+        ("amount", "<i8"),
+        ("identity", "<u8"),
+        ("fingerprint", "<u8"),
+        ("country", "<u2"),
+    ]
+)
+_LATE = np.dtype([("since", "<i8"), ("unsure", "?")])
 
 
 @dataclass
@@ -54,15 +63,16 @@ class Rows:
 
 @dataclass
 class State:
-    """A accounts, N punctual events, R of them recent, L late events.
+    """A accounts, N punctual events, R of them recent, L others that are remembered.
 
     Punctual events stand account by account, in the order (ts, event id). The last
-    `recents[a]` of account a are recent: not yet lateness older than its newest.
+    `recents[a]` of account a are recent: not yet lateness older than its newest. The
+    others are late, or `unsure`: of an event older than the account's memory only the
+    table can say whether it came before.
     """
 
-    watermark: int  # the greatest ever shown, µs, or NEVER
     accounts: list[str]  # (A)
-    newest: np.ndarray  # int64 (A), µs: the greatest ts of each account
+    newest: np.ndarray  # int64 (A), µs: the greatest ts of each account, or NEVER
     known_from: np.ndarray  # int64 (A), µs: an older history may have been evicted
     counts: np.ndarray  # int64 (A): punctual events of each
     recents: np.ndarray  # int64 (A): recent ones of each
@@ -71,75 +81,127 @@ class State:
     revisions: np.ndarray  # int64 (R)
     late: Rows  # (L)
     late_account: np.ndarray  # int64 (L), index into accounts
+    late_since: np.ndarray  # int64 (L), µs: the account's clock when each came
+    late_unsure: np.ndarray  # bool (L)
 
 
-_ROW_TYPES = ("<i8", "<i8", "<u8", "<u8", "<u2")
+def encode(state: State) -> dict[str, bytes]:
+    """The value of each account in the state."""
+    order = np.argsort(state.late_account, kind="stable")
+    late_counts = np.bincount(state.late_account, minlength=len(state.accounts))
+    marks = np.zeros(len(order), _LATE)
+    marks["since"], marks["unsure"] = state.late_since[order], state.late_unsure[order]
+    rows = _Cutter(_to_bytes(state.rows), _ROW.itemsize)
+    late = _Cutter(_to_bytes(state.late.take(order)), _ROW.itemsize)
+    late_marks = _Cutter(marks.tobytes(), _LATE.itemsize)
+    revisions = _Cutter(state.revisions.astype("<u4").tobytes(), 4)
+    id_sizes = _Cutter(np.array([*map(len, state.recent_ids)], "<u2").tobytes(), 2)
+    values, id_at = {}, 0
+    for name, newest, known_from, n, r, others in zip(
+        state.accounts,
+        state.newest.tolist(),
+        state.known_from.tolist(),
+        state.counts.tolist(),
+        state.recents.tolist(),
+        late_counts.tolist(),
+        strict=True,
+    ):
+        ids = "".join(state.recent_ids[id_at : id_at + r]).encode()
+        id_at += r
+        values[name] = b"".join(
+            (
+                _HEADER.pack(_VERSION, newest, known_from, n, r, others, len(ids)),
+                rows.next(n),
+                late.next(others),
+                late_marks.next(others),
+                revisions.next(r),
+                id_sizes.next(r),
+                ids,
+            )
+        )
+    return values
 
 
-def encode(state: State) -> bytes:
-    """The state as one blob."""
-    names, name_sizes = _join(state.accounts)
-    ids, id_sizes = _join(state.recent_ids)
-    sizes = (len(state.accounts), len(state.rows), len(state.recent_ids))
-    header = (_VERSION, *sizes, len(state.late), len(names), len(ids), state.watermark)
-    columns = [
-        (state.newest, "<i8"),
-        (state.known_from, "<i8"),
-        *_columns(state.rows),
-        *_columns(state.late),
-        (state.late_account, "<u4"),
-        (state.counts, "<u4"),
-        (state.recents, "<u4"),
-        (name_sizes, "<u4"),
-        (id_sizes, "<u4"),
-        (state.revisions, "<u4"),
-    ]
-    arrays = (np.ascontiguousarray(column, dtype) for column, dtype in columns)
-    return b"".join([_HEADER.pack(*header), *arrays, names, ids])
-
-
-def decode(blob: bytes | None) -> State:
-    """The state in a blob from `encode`; None or b"" is that of an empty bucket.
+def decode(values: Mapping[str, bytes]) -> State:
+    """The state in the values of some accounts, as `encode` made them.
 
     Raises ValueError for bytes that this version did not write.
     """
-    if not blob:
-        blob = _HEADER.pack(_VERSION, 0, 0, 0, 0, 0, 0, NEVER)
-    offset = _HEADER.size
-    if len(blob) < offset:
-        raise ValueError("bucket state is cut short")
-    version, a, n, r, late, name_bytes, id_bytes, watermark = _HEADER.unpack_from(blob)
-    if version != _VERSION:
-        raise ValueError(f"bucket state of version {version}, not {_VERSION}")
-
-    def column(dtype: str, length: int) -> np.ndarray:
-        nonlocal offset
-        array = np.frombuffer(blob, dtype, length, offset)
-        offset += array.nbytes
-        return array
-
-    newest, known_from = column("<i8", a), column("<i8", a)
-    rows = Rows(*(column(dtype, n) for dtype in _ROW_TYPES))
-    late_rows = Rows(*(column(dtype, late) for dtype in _ROW_TYPES))
-    late_account = column("<u4", late).astype(np.int64)
-    counts, recents, name_sizes = (column("<u4", a).astype(np.int64) for _ in range(3))
-    id_sizes, revisions = column("<u4", r), column("<u4", r).astype(np.int64)
-    names, ids = blob[offset : offset + name_bytes], blob[offset + name_bytes :]
-    if len(ids) != id_bytes:
-        raise ValueError("bucket state is cut short")
+    headers, parts = [], []
+    for value in values.values():
+        version, *header = _header(value)
+        if version != _VERSION:
+            raise ValueError(f"account state of version {version}, not {_VERSION}")
+        _, _, n, r, late, id_bytes = header
+        at, cut = _HEADER.size, []
+        for size in (
+            n * _ROW.itemsize,
+            late * _ROW.itemsize,
+            late * _LATE.itemsize,
+            r * 4,
+            r * 2,
+            id_bytes,
+        ):
+            cut.append(value[at : at + size])
+            at += size
+        if at != len(value):
+            raise ValueError("account state is cut short")
+        headers.append(header)
+        parts.append(cut)
+    table = np.array(headers, np.int64).reshape(-1, 6)
+    columns = zip(*parts, strict=True) if parts else [()] * 6
+    rows, late, marks, revisions, id_sizes, ids = (b"".join(c) for c in columns)
+    marked = np.frombuffer(marks, _LATE)
     return State(
-        watermark=watermark,
-        accounts=_split(names, name_sizes),
-        newest=newest,
-        known_from=known_from,
-        counts=counts,
-        recents=recents,
-        rows=rows,
-        recent_ids=_split(ids, id_sizes),
-        revisions=revisions,
-        late=late_rows,
-        late_account=late_account,
+        accounts=list(values),
+        newest=table[:, 0].copy(),
+        known_from=table[:, 1].copy(),
+        counts=table[:, 2].copy(),
+        recents=table[:, 3].copy(),
+        rows=_from_bytes(rows),
+        recent_ids=_split(ids, np.frombuffer(id_sizes, "<u2")),
+        revisions=np.frombuffer(revisions, "<u4").astype(np.int64),
+        late=_from_bytes(late),
+        late_account=np.repeat(np.arange(len(table)), table[:, 4]),
+        late_since=marked["since"].copy(),
+        late_unsure=marked["unsure"].copy(),
     )
+
+
+def newest_of(value: bytes) -> int:
+    """µs: until when the account was seen, NEVER if that is not known."""
+    _version, newest, *_rest = _header(value)
+    return newest
+
+
+def _header(value: bytes) -> tuple[int, ...]:
+    if len(value) < _HEADER.size:
+        raise ValueError("account state is cut short")
+    return _HEADER.unpack_from(value)
+
+
+class _Cutter:
+    """Cuts bytes into runs of rows of one width."""
+
+    def __init__(self, data: bytes, width: int) -> None:
+        self._data, self._width, self._at = data, width, 0
+
+    def next(self, rows: int) -> bytes:
+        """The next `rows` rows."""
+        first, self._at = self._at, self._at + rows * self._width
+        return self._data[first : self._at]
+
+
+def _to_bytes(rows: Rows) -> bytes:
+    packed = np.empty(len(rows), _ROW)
+    for field in fields(Rows):
+        packed[field.name] = getattr(rows, field.name)
+    return packed.tobytes()
+
+
+def _from_bytes(data: bytes) -> Rows:
+    packed = np.frombuffer(data, _ROW)
+    return Rows(*(np.ascontiguousarray(packed[f.name]) for f in fields(Rows)))
 
 
 def identities(event_ids: Sequence[str]) -> np.ndarray:
@@ -185,19 +247,6 @@ def country_names(codes: np.ndarray) -> np.ndarray:
 def _fingerprint(merchant: str, currency: str) -> int:
     text = f"{len(merchant)} {merchant}{currency}".encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
-
-
-def _columns(rows: Rows) -> list[tuple[np.ndarray, str]]:
-    return [
-        (getattr(rows, field.name), dtype)
-        for field, dtype in zip(fields(Rows), _ROW_TYPES, strict=True)
-    ]
-
-
-def _join(strings: list[str]) -> tuple[bytes, list[int]]:
-    """UTF-8 of all the strings on end, and the length of each in code points."""
-    joined = "".join(strings).encode()
-    return joined, [len(string) for string in strings]
 
 
 def _split(joined: bytes, sizes: np.ndarray) -> list[str]:

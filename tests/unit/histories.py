@@ -132,7 +132,7 @@ def answer_at(answers: Answers, row: int, status: int = NEW) -> Answer:
 
 def engine_scores(events: list[Event], rules: Thresholds = THRESHOLDS) -> list[Answer]:
     """`score_history` by the engine, in one batch."""
-    scored = Bucket.from_bytes(None, rules).score(arrivals(events))
+    scored = Bucket.of({}, rules).score(arrivals(events))
     return [
         answer_at(scored.answers, row, status)
         for row, status in enumerate(scored.status.tolist())

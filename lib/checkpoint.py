@@ -34,7 +34,14 @@ class Checkpoint:
 
     def has_offsets(self) -> bool:
         """Whether a micro-batch was ever planned here."""
-        folder = self._path(f"{self.uri}/offsets")
+        return self._has_numbers("offsets")
+
+    def has_commits(self) -> bool:
+        """Whether a micro-batch was ever completed here."""
+        return self._has_numbers("commits")
+
+    def _has_numbers(self, name: str) -> bool:
+        folder = self._path(f"{self.uri}/{name}")
         if not self._fs.exists(folder):
             return False
         names = (status.getPath().getName() for status in self._fs.listStatus(folder))

@@ -233,7 +233,7 @@ def _rebuild(_arguments, settings: Settings, _stop: threading.Event):
         bootstrap_servers(settings) as bootstrap,
         _spark(settings, short_lived=False) as spark,
     ):
-        return 0, rebuild(spark, settings, bootstrap)
+        return 0, rebuild(spark, settings)
 
 
 def _demo(arguments, settings: Settings, stop: threading.Event):
@@ -455,7 +455,11 @@ def _parser() -> argparse.ArgumentParser:
         "--drain", action="store_true", help="take what the topic holds now, then end"
     )
     stream.add_argument(
-        "--trigger", type=_interval, default="500 milliseconds", metavar="INTERVAL"
+        "--trigger",
+        type=_interval,
+        default="0 seconds",
+        metavar="INTERVAL",
+        help="begin a micro-batch this often; as soon as there is data, if not given",
     )
     stream.add_argument("--max-offsets", type=_positive(int), metavar="N")
 

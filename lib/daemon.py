@@ -18,7 +18,7 @@ import sys
 from importlib import import_module
 
 PLAIN = "pyspark.daemon"
-IMPORTS = ("pyspark.worker", "lib.score")
+IMPORTS = ("pyspark.worker", "lib.processor")
 """The second brings pandas, Arrow and all else that the queries' functions use."""
 
 _JEMALLOC = "background_thread:false"

@@ -1,33 +1,43 @@
-"""The lake's tables as the queries write them: one Delta commit a table and batch.
+"""The idempotent Delta writer: one commit per table and micro-batch, with its batch id.
 
-A micro-batch is small, and Spark's way to a Delta commit (plan, job, log state, hooks)
-costs a hundred times more than the rows do. On a local lake delta-rs writes the same
-commits without Spark; any other URI goes through Spark. Both take Arrow tables, both
-put the batch id into the commit.
+A batch that is replayed after a crash finds its id in the table's log (txnAppId,
+txnVersion) and changes nothing. On a local lake the rows are Parquet files that are
+there before the commit names them, written by the executors or by the driver, and
+delta-rs commits them; any other URI goes through Spark's writer. Both put the batch id
+into the commit that makes the rows visible.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import json
+import time
+import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from urllib.parse import unquote
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from pyspark.sql import SparkSession
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.transaction import AddAction
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
 
 from lib.config import Settings, local_path
 from lib.spark import table_exists
+from lib.tables import ANSWER_COLUMNS, ARROW, IDENTITY, SCHEMAS, SCORED
 
 COMMITS_A_CHECKPOINT = 100
 """Delta's own default of 10 writes the table's state anew five times a second."""
+
+CORRECTION = "correction"
+"""The column of a merge's rows that tells a correction from a first answer."""
+
+_CORRECTED = (*ANSWER_COLUMNS, "scored_at")
+_LONGEST_TEXT = 32
+_KEYS = " AND ".join(f"old.{key} = new.{key}" for key in IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -48,158 +58,108 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Upsert:
-    """How rows with a ``kind`` meet those of the table.
+class DataFile:
+    """A Parquet file below a table's folder that no commit names yet.
 
     Attributes:
-        keys: columns that identify a row.
-        values: columns that a newer row replaces, if one of ``compared`` differs.
-        compared: see ``values``.
-        known: kinds whose key may be in the table already; others are only added.
-        replacing: kinds that replace a row found there.
-        existing: kinds that are never added.
-        same_ts: kinds whose ``ts`` is that of the row they may meet.
+        path: relative to the folder.
+        size: bytes.
+        rows: how many.
+        stats: Delta's statistics of its columns, as JSON.
     """
 
-    keys: tuple[str, ...]
-    values: tuple[str, ...]
-    compared: tuple[str, ...]
-    known: tuple[int, ...]
-    replacing: tuple[int, ...]
-    existing: tuple[int, ...]
-    same_ts: tuple[int, ...]
+    path: str
+    size: int
+    rows: int
+    stats: str
 
-    def matches(self, rows: pa.Table, to_timestamp: str) -> str:
-        """SQL: a new row that may be known meets a row of the table.
+    @classmethod
+    def write(cls, folder: Path, rows: pa.Table) -> DataFile:
+        """Write the rows into a new file below the folder."""
+        path = f"part-{uuid.uuid4()}.snappy.parquet"
+        pq.write_table(rows, folder / path)
+        size = (folder / path).stat().st_size
+        return cls(path, size, len(rows), statistics(rows))
 
-        With bounds of its ts where it has some, so that only files with such rows are
-        read; ``to_timestamp`` is the dialect's function of whole microseconds.
-        """
-        tests = [f"old.{key} = new.{key}" for key in self.keys]
-        tests.append(_kind_in(self.known))
-        times = rows.filter(_of_kind(rows, self.known))
-        if pc.all(_of_kind(times, self.same_ts)).as_py():
-            bounds = pc.min_max(times["ts"].cast(pa.int64())).as_py()
-            low, high = (f"{to_timestamp}({bounds[end]})" for end in ("min", "max"))
-            tests.append(f"old.ts BETWEEN {low} AND {high}")
-        return " AND ".join(tests)
+    @classmethod
+    def from_json(cls, text: str) -> DataFile:
+        """The file behind `to_json`."""
+        return cls(**json.loads(text))
 
-    def supersedes(self) -> str:
-        """SQL: the row that it met is to be replaced."""
-        differs = " OR ".join(f"NOT (old.{c} <=> new.{c})" for c in self.compared)
-        return f"{_kind_in(self.replacing)} AND ({differs})"
-
-    def adds(self) -> str:
-        """SQL: a row that met none is to be added."""
-        return f"NOT ({_kind_in(self.existing)})"
+    def to_json(self) -> str:
+        """All of it as one string."""
+        return json.dumps(asdict(self))
 
 
-def _kind_in(kinds: Sequence[int]) -> str:
-    return f"new.kind IN ({', '.join(map(str, kinds))})"
+class LocalLake:
+    """A lake on a local disk: tables by their names, through delta-rs."""
 
-
-class Lake(ABC):
-    """Tables of a lake by their names, e.g. ``"silver/transactions"``."""
-
-    @abstractmethod
-    def create(self, name: str, schema: StructType) -> None:
-        """Create the empty table if it is missing."""
-
-    @abstractmethod
-    def append(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
-        """Add the rows in one commit, unless the table has seen the batch."""
-
-    @abstractmethod
-    def upsert(self, name: str, rows: pa.Table, how: Upsert, batch: Batch) -> None:
-        """Add and replace rows in one commit, unless the table has seen the batch.
-
-        ``rows`` have the table's columns and ``kind``.
-        """
-
-    @abstractmethod
-    def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """These columns of all rows."""
-
-    @abstractmethod
-    def at(self, name: str, offsets: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """The rows of Kafka records with these offsets, in whatever partition."""
-
-
-def open_lake(spark: SparkSession, settings: Settings) -> Lake:
-    """The lake behind ``FRAUD_LAKE``."""
-    if local_path(settings.lake) is None:
-        return SparkLake(spark, settings)
-    return LocalLake(settings)
-
-
-class LocalLake(Lake):
-    """A lake on a local disk, through delta-rs."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.root = local_path(settings.lake)
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self._tables: dict[str, DeltaTable] = {}
 
-    def create(self, name: str, schema: StructType) -> None:
-        """See `Lake.create`."""
+    def create(self, name: str) -> None:
+        """Create the empty table if it is missing."""
         if not DeltaTable.is_deltatable(self._uri(name)):
             (self.root / name).mkdir(parents=True, exist_ok=True)
             interval = {"delta.checkpointInterval": str(COMMITS_A_CHECKPOINT)}
-            DeltaTable.create(
-                self._uri(name), arrow_schema(schema), configuration=interval
-            )
+            DeltaTable.create(self._uri(name), ARROW[name], configuration=interval)
 
-    def append(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
-        """See `Lake.append`."""
+    def append(
+        self,
+        name: str,
+        rows: pa.Table,
+        batch: Batch | None,
+        files: Sequence[DataFile] = (),
+    ) -> None:
+        """Add rows and files in one commit, unless the table has seen the batch."""
         table = self._table(name)
-        if not self._has_seen(table, name, batch):
-            write_deltalake(
-                table, rows, mode="append", commit_properties=_commit(name, batch)
-            )
-
-    def upsert(self, name: str, rows: pa.Table, how: Upsert, batch: Batch) -> None:
-        """See `Lake.upsert`."""
-        table = self._table(name)
-        if self._has_seen(table, name, batch):
+        if _has_seen(table, name, batch) or not (len(rows) or files):
             return
-        new = {column: f"new.{column}" for column in rows.column_names}
-        del new["kind"]
-        (
-            table.merge(
-                rows,
-                predicate=how.matches(rows, "to_timestamp_micros"),
-                source_alias="new",
-                target_alias="old",
-                commit_properties=_commit(name, batch),
-            )
-            .when_matched_update(
-                updates={column: new[column] for column in how.values},
-                predicate=_datafusion(how.supersedes()),
-            )
-            .when_not_matched_insert(updates=new, predicate=how.adds())
-            .execute()
+        if len(rows):
+            files = [*files, DataFile.write(self.root / name, rows)]
+        now = int(time.time() * 1000)
+        table.create_write_transaction(
+            [AddAction(f.path, f.size, {}, now, True, f.stats) for f in files],
+            "append",
+            ARROW[name],
+            commit_properties=_commit(name, batch),
         )
 
-    def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """See `Lake.scan`."""
-        # File by file, and not as a dataset: its threads outlive an iterator that is
-        # left early, and then Python does not end cleanly.
-        for uri in self._table(name).file_uris():
-            yield pq.read_table(uri, columns=list(columns), use_threads=False)
-
-    def at(self, name: str, offsets: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """See `Lake.at`; only files are opened whose statistics have such offsets."""
-        wanted = np.unique(np.asarray(offsets, np.int64))
+    def merge(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
+        """Add first answers and replace corrected ones in one commit, unless the table
+        has seen the batch. ``rows`` have the table's columns and ``correction``."""
         table = self._table(name)
-        files = pa.table(table.get_add_actions(flatten=True))
-        first, last = files["min.offset"].to_numpy(), files["max.offset"].to_numpy()
-        near = np.searchsorted(wanted, last, "right") > np.searchsorted(wanted, first)
-        names = list(dict.fromkeys([*columns, "offset"]))
-        found = [arrow_table_of(table).select(names)]
-        for place in np.flatnonzero(near).tolist():
-            path = self.root / name / unquote(files["path"][place].as_py())
-            rows = pq.read_table(path, columns=names, use_threads=False)
-            found.append(rows.filter(pc.is_in(rows["offset"], pa.array(wanted))))
-        return pa.concat_tables(found, promote_options="permissive").select(columns)
+        if _has_seen(table, name, batch):
+            return
+        new = {c: f"new.{c}" for c in rows.column_names if c != CORRECTION}
+        merging = table.merge(
+            rows,
+            predicate=_meets(rows, "to_timestamp_micros"),
+            source_alias="new",
+            target_alias="old",
+            commit_properties=_commit(name, batch),
+        )
+        merging = merging.when_matched_update(updates={c: new[c] for c in _CORRECTED})
+        merging.when_not_matched_insert(
+            updates=new, predicate=f"NOT new.{CORRECTION}"
+        ).execute()
+
+    def read(
+        self, name: str, columns: Sequence[str], where: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """These columns of the rows, file by file."""
+        # Not as a dataset: its threads outlive an iterator that is left early, and
+        # then Python does not end cleanly.
+        for uri in self._table(name).file_uris():
+            yield pq.read_table(
+                uri, columns=list(columns), filters=where, use_threads=False
+            )
+
+    def files(self, name: str, files: Sequence[DataFile]) -> pa.Table:
+        """The rows of files that no commit names yet."""
+        parts = [pq.read_table(self.root / name / f.path) for f in files]
+        return pa.concat_tables([ARROW[name].empty_table(), *parts])
 
     def _uri(self, name: str) -> str:
         return str(self.root / name)
@@ -212,12 +172,144 @@ class LocalLake(Lake):
             self._tables[name] = DeltaTable(self._uri(name))
         return self._tables[name]
 
-    @staticmethod
-    def _has_seen(table: DeltaTable, name: str, batch: Batch | None) -> bool:
-        if batch is None:
-            return False
-        last = table.transaction_version(batch.name(name))
-        return last is not None and last >= batch.number
+
+class SparkLake:
+    """A lake at any URI that Spark can write; no row passes the driver."""
+
+    def __init__(self, spark: SparkSession, settings: Settings) -> None:
+        self._spark, self._settings = spark, settings
+
+    def create(self, name: str) -> None:
+        """Create the empty table if it is missing."""
+        if not table_exists(self._spark, self._settings.table(name)):
+            # An append, and not Delta's CREATE TABLE: that one refuses a folder in
+            # which an earlier creation died half-way.
+            empty = self._spark.createDataFrame([], SCHEMAS[name])
+            self.append(name, empty, None)
+
+    def append(self, name: str, rows: DataFrame, batch: Batch | None) -> None:
+        """Add the rows in one commit, unless the table has seen the batch."""
+        writer = rows.write.format("delta").mode("append")
+        if batch is not None:
+            writer = writer.option("txnAppId", batch.name(name))
+            writer = writer.option("txnVersion", batch.number)
+        writer.save(self._settings.table(name))
+
+    def read(self, name: str) -> DataFrame:
+        """The table's rows."""
+        return self._spark.read.format("delta").load(self._settings.table(name))
+
+    def merge(self, name: str, rows: DataFrame, batch: Batch | None) -> None:
+        """See `LocalLake.merge`."""
+        from delta import DeltaTable as SparkTable
+
+        new = {c: F.col(f"new.{c}") for c in rows.columns if c != CORRECTION}
+        target = SparkTable.forPath(self._spark, self._settings.table(name))
+        merging = target.alias("old").merge(
+            rows.alias("new"), f"new.{CORRECTION} AND {_KEYS} AND old.ts = new.ts"
+        )
+        merging = merging.whenMatchedUpdate(set={c: new[c] for c in _CORRECTED})
+        merging = merging.whenNotMatchedInsert(
+            condition=f"NOT new.{CORRECTION}", values=new
+        )
+        transaction = {}
+        if batch is not None:
+            transaction = {
+                "spark.databricks.delta.write.txnAppId": batch.name(name),
+                "spark.databricks.delta.write.txnVersion": str(batch.number),
+            }
+        for key, value in transaction.items():
+            self._spark.conf.set(key, value)
+        try:
+            merging.execute()
+        finally:
+            for key in transaction:
+                self._spark.conf.unset(key)
+
+
+def open_lake(spark: SparkSession, settings: Settings) -> LocalLake | SparkLake:
+    """The lake behind ``FRAUD_LAKE``."""
+    root = local_path(settings.lake)
+    return SparkLake(spark, settings) if root is None else LocalLake(root)
+
+
+def with_corrections(scored: pa.Table, corrections: pa.Table) -> pa.Table:
+    """First answers and corrections with the table's columns and ``correction``."""
+    now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
+    corrections = corrections.append_column(
+        "scored_at", pa.repeat(now, len(corrections))
+    )
+    parts = [
+        pa.table(
+            [
+                rows[c] if c in rows.column_names else pa.nulls(len(rows), kind)
+                for c, kind in zip(
+                    ARROW[SCORED].names, ARROW[SCORED].types, strict=True
+                )
+            ],
+            schema=ARROW[SCORED],
+        ).append_column(CORRECTION, pa.repeat(pa.scalar(again), len(rows)))
+        for rows, again in ((scored, False), (corrections, True))
+    ]
+    return pa.concat_tables(parts)
+
+
+def statistics(rows: pa.Table) -> str:
+    """Delta's statistics of the rows as JSON: count, and each column's least and
+    greatest value and nulls, by which readers skip files.
+
+    Binary columns, and text longer than 32 characters, have no bounds. Times have
+    milliseconds, the upper bound rounded up. Source: Delta's protocol, "Per-file
+    Statistics".
+    """
+    least, greatest, nulls = {}, {}, {}
+    for name in rows.column_names:
+        column = rows[name]
+        nulls[name] = column.null_count
+        if pa.types.is_binary(column.type) or column.null_count == len(column):
+            continue
+        ends = pc.min_max(column)
+        if pa.types.is_timestamp(column.type):
+            low, high = (ends[e].cast(pa.int64()).as_py() for e in ("min", "max"))
+            least[name], greatest[name] = _stamp(low // 1000), _stamp(-(-high // 1000))
+            continue
+        low, high = ends["min"].as_py(), ends["max"].as_py()
+        if pa.types.is_string(column.type) and max(len(low), len(high)) > _LONGEST_TEXT:
+            continue
+        if pa.types.is_decimal(column.type):
+            low, high = float(low), float(high)
+        least[name], greatest[name] = low, high
+    return json.dumps(
+        {
+            "numRecords": len(rows),
+            "minValues": least,
+            "maxValues": greatest,
+            "nullCount": nulls,
+        }
+    )
+
+
+def _stamp(millis: int) -> str:
+    moment = pa.scalar(millis, pa.timestamp("ms")).as_py()
+    return f"{moment.isoformat(timespec='milliseconds')}Z"
+
+
+def _meets(rows: pa.Table, to_timestamp: str) -> str:
+    """SQL: a correction meets its row; with bounds of ts, so that only files with such
+    rows are read."""
+    times = rows.filter(rows[CORRECTION])["ts"].cast(pa.int64())
+    if not len(times):
+        return "FALSE"
+    bounds = pc.min_max(times).as_py()
+    low, high = (f"{to_timestamp}({bounds[end]})" for end in ("min", "max"))
+    return f"new.{CORRECTION} AND {_KEYS} AND old.ts BETWEEN {low} AND {high}"
+
+
+def _has_seen(table: DeltaTable, name: str, batch: Batch | None) -> bool:
+    if batch is None:
+        return False
+    last = table.transaction_version(batch.name(name))
+    return last is not None and last >= batch.number
 
 
 def _commit(name: str, batch: Batch | None) -> CommitProperties | None:
@@ -226,87 +318,3 @@ def _commit(name: str, batch: Batch | None) -> CommitProperties | None:
     return CommitProperties(
         app_transactions=[Transaction(batch.name(name), batch.number)]
     )
-
-
-def _datafusion(sql: str) -> str:
-    """Null-safe equality has another name there."""
-    return sql.replace("<=>", "IS NOT DISTINCT FROM")
-
-
-def _of_kind(rows: pa.Table, kinds: Sequence[int]) -> pa.ChunkedArray:
-    return pc.is_in(rows["kind"], pa.array(kinds, rows["kind"].type))
-
-
-class SparkLake(Lake):
-    """A lake at any URI that Spark can write."""
-
-    def __init__(self, spark: SparkSession, settings: Settings) -> None:
-        self._spark, self._settings = spark, settings
-
-    def create(self, name: str, schema: StructType) -> None:
-        """See `Lake.create`."""
-        if not table_exists(self._spark, self._settings.table(name)):
-            # An append, and not Delta's CREATE TABLE: that one refuses a folder in
-            # which an earlier creation died half-way.
-            self.append(name, arrow_schema(schema).empty_table(), None)
-
-    def append(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
-        """See `Lake.append`."""
-        writer = self._frame(rows).write.format("delta").mode("append")
-        if batch is not None:
-            writer = writer.option("txnAppId", batch.name(name))
-            writer = writer.option("txnVersion", batch.number)
-        writer.save(self._settings.table(name))
-
-    def upsert(self, name: str, rows: pa.Table, how: Upsert, batch: Batch) -> None:
-        """See `Lake.upsert`."""
-        from delta import DeltaTable as SparkTable
-
-        new = {c: F.col(f"new.{c}") for c in rows.column_names if c != "kind"}
-        target = SparkTable.forPath(self._spark, self._settings.table(name))
-        merge = (
-            target.alias("old")
-            .merge(
-                self._frame(rows).alias("new"), how.matches(rows, "timestamp_micros")
-            )
-            .whenMatchedUpdate(
-                condition=how.supersedes(), set={c: new[c] for c in how.values}
-            )
-            .whenNotMatchedInsert(condition=how.adds(), values=new)
-        )
-        transaction = {
-            "spark.databricks.delta.write.txnAppId": batch.name(name),
-            "spark.databricks.delta.write.txnVersion": str(batch.number),
-        }
-        for key, value in transaction.items():
-            self._spark.conf.set(key, value)
-        try:
-            merge.execute()
-        finally:
-            for key in transaction:
-                self._spark.conf.unset(key)
-
-    def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """See `Lake.scan`."""
-        yield self._read(name).select(*columns).toArrow()
-
-    def at(self, name: str, offsets: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """See `Lake.at`."""
-        wanted = self._read(name).where(F.col("offset").isin(list(offsets)))
-        return wanted.select(*columns).toArrow()
-
-    def _read(self, name: str):
-        return self._spark.read.format("delta").load(self._settings.table(name))
-
-    def _frame(self, rows: pa.Table):
-        return self._spark.createDataFrame(rows).coalesce(1)
-
-
-def arrow_table_of(table: DeltaTable) -> pa.Table:
-    """No rows, with the table's columns."""
-    return pa.schema(table.schema().to_arrow()).empty_table()
-
-
-def arrow_schema(schema: StructType) -> pa.Schema:
-    """The schema as Arrow's: times in whole microseconds UTC."""
-    return to_arrow_schema(schema, timezone="UTC")

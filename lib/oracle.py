@@ -1,6 +1,6 @@
 """The batch answer: the rules of the detectors as window functions in Spark SQL.
 
-Written apart from `lib.detectors` and `lib.score`, over silver/transactions at rest,
+Written apart from `lib.detectors` and `lib.scoring`, over silver/transactions at rest,
 so that stream and oracle agree only if both are right. It knows the arrival order (the
 place in Kafka), because lateness and revisions are judged by it; for the rest it sees
 all of an account's events at once.
@@ -15,9 +15,8 @@ from pyspark.sql import functions as F
 
 from lib.config import Settings
 from lib.detectors import SECOND, THRESHOLDS, Thresholds
-from lib.known import IDENTITY
-from lib.score import ANSWER_COLUMNS, TABLE
 from lib.spark import read_table
+from lib.tables import ANSWER_COLUMNS, IDENTITY, SCORED
 
 _SQL = """
 WITH arrived AS (
@@ -165,7 +164,7 @@ def oracle(transactions: DataFrame, rules: Thresholds = THRESHOLDS) -> DataFrame
 
     Returns:
         one row per transaction: account_id, event_id and the answer columns of
-        silver/scored (`lib.score.ANSWER_COLUMNS`).
+        silver/scored (`lib.tables.ANSWER_COLUMNS`).
     """
     numbers = {name: str(value) for name, value in asdict(rules).items()}
     numbers |= {"minute_us": str(rules.velocity_window_us - 1)}
@@ -213,7 +212,7 @@ def check(spark: SparkSession, settings: Settings) -> DataFrame:
     Raises:
         FraudError: there is no such table yet.
     """
-    scored = read_table(spark, settings, TABLE)
+    scored = read_table(spark, settings, SCORED)
     return differences(scored, oracle(read_table(spark, settings, _TRANSACTIONS)))
 
 

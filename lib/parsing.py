@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -81,10 +81,24 @@ def decimals(integers: pa.Array) -> pa.Array:
     )
 
 
+def cents(amounts: pa.Array) -> np.ndarray:
+    """decimal(12, 2) (n), without nulls, as whole cents, int64 (n): see `decimals`."""
+    if not len(amounts):
+        return np.zeros(0, np.int64)
+    limbs = np.frombuffer(amounts.buffers()[1], np.int64)
+    return limbs[2 * amounts.offset :: 2][: len(amounts)].copy()
+
+
 def parsed(value: Column, kafka_timestamp: Column) -> Column:
     """Column expression: the record's parsed struct (schema PARSED)."""
     # Wrapped here and not at import: the wrapper needs a running session.
     return F.arrow_udf(_in_worker, PARSED)(value, kafka_timestamp)
+
+
+def parse_records(raw: DataFrame) -> DataFrame:
+    """The rows with the parsed struct's fields (PARSED) beside them."""
+    event = parsed(F.col("value"), F.col("kafka_timestamp")).alias("event")
+    return raw.select(*raw.columns, event).select(*raw.columns, "event.*")
 
 
 def _in_worker(values: pa.Array, kafka_timestamps: pa.Array) -> pa.Array:

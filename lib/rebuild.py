@@ -5,71 +5,105 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
+import pyarrow.compute as pc
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
-from lib import ingest, score
 from lib.checkpoint import exclusive, remove
 from lib.config import Settings
-from lib.known import Known
-from lib.lake import open_lake
+from lib.lake import SparkLake
+from lib.query import QUERY, route
+from lib.scoring import INPUT, JUDGED, judge, parse, settle
 from lib.spark import read_table
-from lib.stream import drain
+from lib.tables import (
+    BRONZE,
+    NEW,
+    POSITION,
+    QUARANTINE,
+    SCHEMAS,
+    SCORED,
+    TRANSACTIONS,
+)
 
-CHUNK = 200_000
-"""Records that are classified at once."""
+MADE = (TRANSACTIONS, QUARANTINE, SCORED)
+"""The tables that are made anew."""
+
+_RECORDS_A_TASK = 100_000
 
 
-def rebuild(spark: SparkSession, settings: Settings, bootstrap: str) -> dict[str, int]:
+def rebuild(spark: SparkSession, settings: Settings) -> dict[str, int]:
     """Delete silver/transactions, silver/quarantine and silver/scored; make them anew.
 
-    Bronze and the ingest query's checkpoint stay, so that the stream goes on where it
-    was. The score query begins anew and reads bronze from then on. If this dies
-    half-way, run it again: it begins by deleting.
+    One batch job: all records of an account meet in one task, in the order in which
+    they were taken in, and are judged as the stream judges them. The checkpoint goes,
+    too: the next stream begins behind bronze, with what the detectors remember from
+    silver/scored. If this dies half-way, no stream starts (`lib.recovery`): run it
+    again.
 
     Returns:
         rows by table.
 
     Raises:
-        FraudError: there is no bronze, a stream runs, or a query failed.
+        FraudError: there is no bronze, or a stream runs.
     """
-    read_table(spark, settings, score.BRONZE_TABLE)
-    made = [*list(ingest.TABLES)[1:], score.TABLE]
+    bronze = read_table(spark, settings, BRONZE)
+    lake = SparkLake(spark, settings)
     with exclusive(settings):
-        for table in made:
+        remove(spark, settings.checkpoint(QUERY))
+        for table in MADE:
             remove(spark, settings.table(table))
-        remove(spark, settings.checkpoint(score.QUERY))
-        _silver(spark, settings)
-    score.begin_on_bronze(spark, settings)
-    drain(spark, settings, bootstrap, names=(score.QUERY,))
-    return {table: read_table(spark, settings, table).count() for table in made}
+        judged = judge_all(bronze).persist(StorageLevel.DISK_ONLY)
+        try:
+            stamped = judged.withColumn("scored_at", F.current_timestamp())
+            new = stamped.where(F.col("status") == NEW)
+            bad = stamped.where(F.col("reason").isNotNull())
+            for table, rows in ((TRANSACTIONS, new), (QUARANTINE, bad), (SCORED, new)):
+                lake.append(table, rows.select(*SCHEMAS[table].names), None)
+            _correct_status(spark, settings, judged)
+        finally:
+            judged.unpersist()
+    return {table: read_table(spark, settings, table).count() for table in MADE}
 
 
-def _silver(spark: SparkSession, settings: Settings) -> None:
-    lake = open_lake(spark, settings)
-    for name, schema in ingest.TABLES.items():
-        lake.create(name, schema)
-    known = Known(lake)
-    for records in _bronze_in_order(spark, settings):
-        classified = known.classify(records)
-        for table, rows in (
-            ("silver/quarantine", ingest.refused(classified)),
-            ("silver/transactions", ingest.accepted(classified)),
-        ):
-            if len(rows):
-                lake.append(table, rows, None)
-        known.add(classified)
+def judge_all(bronze: DataFrame) -> DataFrame:
+    """Bronze's records with what becomes of each: JUDGED's columns and ``topic``."""
+    tasks = max(1, bronze.count() // _RECORDS_A_TASK)
+    schema = pa.schema([*JUDGED, ("topic", pa.string())])
+    columns = [*INPUT.names, "batch", "topic"]
+    together = bronze.select(*columns).repartition(tasks, "topic", route())
+    return together.mapInArrow(_judge_task, from_arrow_schema(schema))
 
 
-def _bronze_in_order(spark: SparkSession, settings: Settings) -> Iterator[pa.Table]:
-    """Bronze's records, parsed, in chunks of whole micro-batches, oldest first."""
-    bronze = read_table(spark, settings, score.BRONZE_TABLE)
-    sizes = bronze.groupBy("ingested_at").count().orderBy("ingested_at").collect()
-    while sizes:
-        taken, size = [], 0
-        while sizes and (not taken or size + sizes[0]["count"] <= CHUNK):
-            taken.append(sizes.pop(0))
-            size += taken[-1]["count"]
-        when = F.col("ingested_at")
-        chunk = bronze.where(when.between(taken[0][0], taken[-1][0]))
-        yield ingest.parse_records(chunk.drop("ingested_at")).toArrow()
+def _judge_task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    parts = list(batches)
+    if not parts:
+        return
+    records = pa.Table.from_batches(parts)
+    for topic in pc.unique(records["topic"]).to_pylist():
+        mine = records.filter(pc.equal(records["topic"], topic)).drop_columns("topic")
+        judged = judge(parse(mine), {}, None).records
+        new = judged.filter(pc.equal(judged["status"], NEW))
+        judged = settle(judged, lambda _accounts, new=new: iter([new]))
+        names = pa.repeat(pa.scalar(topic), len(judged))
+        yield from judged.append_column("topic", names).to_batches()
+
+
+def _correct_status(spark: SparkSession, settings: Settings, judged: DataFrame) -> None:
+    """Bronze's ``status`` where a new version of the rules says something else."""
+    from delta import DeltaTable
+
+    table = DeltaTable.forPath(spark, settings.table(BRONZE))
+    stored = table.toDF().select(*POSITION, F.col("status").alias("was"))
+    changed = (
+        judged.select(*POSITION, "status")
+        .join(stored, list(POSITION))
+        .where(~F.col("was").eqNullSafe(F.col("status")))
+        .drop("was")
+    )
+    if changed.isEmpty():
+        return
+    same = " AND ".join(f"old.{c} = new.{c}" for c in POSITION)
+    merging = table.alias("old").merge(changed.alias("new"), same)
+    merging.whenMatchedUpdate(set={"status": "new.status"}).execute()

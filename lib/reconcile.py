@@ -10,9 +10,10 @@ from pyspark.sql import functions as F
 
 from lib.clients import begin_offsets, end_offsets
 from lib.config import Settings
-from lib.ingest import parse_records, source_options
-from lib.known import CONTENT, IDENTITY, POSITION
+from lib.parsing import parse_records
+from lib.query import source_options
 from lib.spark import FEW_ROWS, properties, read_table
+from lib.tables import CONTENT, IDENTITY, POSITION
 
 _FEW_RECORDS = 100_000
 """Up to so many a run's cost is that of its plans."""
@@ -211,7 +212,7 @@ def _duplicates(left_over: DataFrame, silver: DataFrame) -> DataFrame:
         F.struct("topic", "partition").alias("log"),
         F.col("offset").alias("first_offset"),
     )
-    repeats = parse_records(left_over.drop("ingested_at"))
+    repeats = parse_records(left_over)
     same = F.struct(*CONTENT) == F.col("content")
     # Offsets have an order within a partition only.
     here = F.struct("topic", "partition") == F.col("log")

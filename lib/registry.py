@@ -18,12 +18,12 @@ from delta import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
-from lib import ingest, score
 from lib.config import Settings, local_path
 from lib.errors import FraudError
 from lib.spark import table_exists
+from lib.tables import SCHEMAS
 
-SOURCES: dict[str, T.StructType] = {**ingest.TABLES, score.TABLE: score.SCORED}
+SOURCES: dict[str, T.StructType] = SCHEMAS
 """The tables that the models read, and the columns that they must have."""
 
 STAGED_AS = {

@@ -1,11 +1,11 @@
-"""Run the pipeline's queries together, until told to stop or until drained."""
+"""Run the query until told to stop, or until the topic is drained."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deltalake.exceptions import DeltaError
@@ -14,7 +14,7 @@ from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
-from lib import ingest, score
+from lib import query
 from lib.checkpoint import exclusive
 from lib.clients import ensure_topic
 from lib.config import Settings
@@ -23,20 +23,20 @@ from lib.heartbeat import publishing
 from lib.spark import cause_of
 
 POLL_SECONDS = 0.2
-STARTS = {ingest.QUERY: ingest.start, score.QUERY: score.start}
-QUERIES = tuple(STARTS)
+AT_ONCE = "0 seconds"
+"""The default trigger: the next micro-batch begins as soon as there is data."""
+
 DRAIN_OFFSETS = 250_000
 """Records per micro-batch when draining: large enough that a batch's fixed cost
 doesn't count, small enough for 2 GB of memory."""
 
 
 class Pipeline:
-    """The running queries of one lake.
+    """The running query of one lake.
 
     Attributes:
-        queries: the running ``StreamingQuery`` objects, ingest first.
-        records: records that one query has brought to the lake since the start: what
-            ingest did, or else score.
+        query: the running ``StreamingQuery``.
+        records: records that it has brought to the lake since the start.
     """
 
     def __init__(
@@ -47,90 +47,54 @@ class Pipeline:
         *,
         trigger: dict[str, object],
         max_offsets: int | None,
-        names: Sequence[str] = QUERIES,
         on_records: Callable[[int], None] | None = None,
     ) -> None:
         self.records = 0
         self._on_records = on_records
-        self.queries: list[StreamingQuery] = []
         try:
-            for name in names:
-                # Each query's jobs in a pool of its own: a long one of one query does
-                # not hold up the other.
-                spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
-                if "availableNow" in trigger and self._waits_for_ingest(
-                    spark, settings, name
-                ):
-                    self.queries[0].awaitTermination()
-                    self.raise_failure()
-                query = STARTS[name](
-                    spark,
-                    settings,
-                    bootstrap,
-                    trigger=trigger,
-                    max_offsets=max_offsets,
-                    on_batch=self._count if name == names[0] else _no_count,
-                )
-                self.queries.append(query)
-        except FraudError:
-            self.stop()
-            raise
+            self.query = query.start(
+                spark,
+                settings,
+                bootstrap,
+                trigger=trigger,
+                max_offsets=max_offsets,
+                on_batch=self._count,
+            )
         except (PySparkException, Py4JError, OSError, DeltaError) as error:
-            self.stop()
             raise FraudError(f"the stream does not start: {cause_of(error)}") from error
-        finally:
-            spark.sparkContext.setLocalProperty("spark.scheduler.pool", None)
 
-    def _waits_for_ingest(self, spark, settings: Settings, name: str) -> bool:
-        """Whether a drain must be over in bronze before it can be read from there."""
-        return (
-            name == score.QUERY
-            and bool(self.queries)
-            and score.reads_bronze(spark, settings)
-        )
-
-    def _count(self, _batch_id: int, counts: dict[object, int]) -> None:
-        self.records += sum(counts.values())
+    def _count(self, _batch_id: int, records: int) -> None:
+        self.records += records
         if self._on_records:
             self._on_records(self.records)
 
     def wait(self, stop: threading.Event) -> None:
-        """Block until ``stop`` is set, every query has ended, or one has failed.
+        """Block until ``stop`` is set, or the query has ended or failed.
 
         Raises:
-            FraudError: a query failed; the text is its cause.
+            FraudError: the query failed; the text is its cause.
         """
-        while any(query.isActive for query in self.queries):
+        while self.query.isActive:
             self.raise_failure()
             if stop.wait(POLL_SECONDS):
                 return
         self.raise_failure()
 
     def reached(self, ends: dict[int, int]) -> bool:
-        """Whether every query has committed all records before these offsets.
-
-        A query that reads bronze has when nothing is left for it there.
-        """
-        return all(committed(query, ends) for query in self.queries)
+        """Whether the query has committed all records before these offsets."""
+        return committed(self.query, ends)
 
     def raise_failure(self) -> None:
-        """Raise FraudError with the cause if a query has failed."""
-        for query in self.queries:
-            error: StreamingQueryException | None = query.exception()
-            if error:
-                raise FraudError(
-                    f"query {query.name!r} stopped: {cause_of(error)}"
-                ) from error
+        """Raise FraudError with the cause if the query has failed."""
+        error: StreamingQueryException | None = self.query.exception()
+        if error:
+            raise FraudError(
+                f"query {self.query.name!r} stopped: {cause_of(error)}"
+            ) from error
 
     def stop(self) -> None:
-        """Stop every query; what it had not committed is done again at the next
-        start."""
-        for query in self.queries:
-            query.stop()
-
-
-def _no_count(_batch_id: int, _counts: dict[object, int]) -> None:
-    """The other queries take the same records again."""
+        """Stop the query; what it had not committed is done again at the next start."""
+        self.query.stop()
 
 
 def committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
@@ -142,8 +106,6 @@ def committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
     reached = source["endOffset"] or {}
     if isinstance(reached, str):
         reached = json.loads(reached)
-    if "reservoirVersion" in reached:  # Delta's, not Kafka's
-        return not query.status["isDataAvailable"]
     (offsets,) = reached.values() if reached else ({},)
     return all(offsets.get(str(part), 0) >= end for part, end in ends.items())
 
@@ -155,12 +117,11 @@ def pipeline(
     bootstrap: str,
     *,
     drain: bool = False,
-    trigger: str = "500 milliseconds",
+    trigger: str = AT_ONCE,
     max_offsets: int | None = None,
-    names: Sequence[str] = QUERIES,
     on_records: Callable[[int], None] | None = None,
 ) -> Iterator[Pipeline]:
-    """The queries for as long as the block runs, alone on their checkpoints.
+    """The query for as long as the block runs, alone on its checkpoint.
 
     Args:
         spark: the session.
@@ -169,12 +130,10 @@ def pipeline(
         drain: take what the topic holds now and end, instead of going on.
         trigger: the processing-time interval, unless draining.
         max_offsets: records per micro-batch at most.
-        names: which queries; each has a checkpoint of its own, so that either may
-            run without the other.
         on_records: called with the number of records so far after each batch.
 
     Raises:
-        FraudError: another stream has these checkpoints, or a query can't start.
+        FraudError: another stream has this checkpoint, or the query can't start.
     """
     chosen = {"availableNow": True} if drain else {"processingTime": trigger}
     if drain and max_offsets is None:
@@ -187,11 +146,10 @@ def pipeline(
             bootstrap,
             trigger=chosen,
             max_offsets=max_offsets,
-            names=names,
             on_records=on_records,
         )
         try:
-            with publishing(settings.home, running.queries):
+            with publishing(settings.home, [running.query]):
                 yield running
         finally:
             running.stop()
@@ -203,7 +161,6 @@ def drain(
     bootstrap: str,
     *,
     max_offsets: int | None = None,
-    names: Sequence[str] = QUERIES,
     timeout: float = 600,
 ) -> dict[str, float]:
     """Take what the topic holds now into the lake; returns when it is there.
@@ -212,7 +169,7 @@ def drain(
         ``{"records": n, "seconds": s}``.
 
     Raises:
-        FraudError: a query failed, or it took longer than ``timeout`` seconds.
+        FraudError: the query failed, or it took longer than ``timeout`` seconds.
     """
     begun = time.monotonic()
     expired = threading.Event()
@@ -225,7 +182,6 @@ def drain(
             bootstrap,
             drain=True,
             max_offsets=max_offsets,
-            names=names,
         ) as running:
             running.wait(expired)
     finally:

@@ -1,0 +1,297 @@
+"""How the query begins: where a checkpoint stands, or what a new one takes over.
+
+A checkpoint that is lost takes two things with it: how far Kafka was read, and what the
+detectors remember. Both are in the lake. Bronze says what was taken in, and
+silver/scored holds every event with its lateness and its revision, which is all that an
+account's memory is made of. So a new checkpoint begins behind bronze's last record,
+with the accounts of silver/scored as its initial state.
+
+Before that the last batch is completed: it may have reached bronze and died before
+silver, and Kafka will not be asked for it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lib import state_codec
+from lib.checkpoint import Checkpoint
+from lib.clients import end_offsets
+from lib.config import Settings
+from lib.detectors import THRESHOLDS, Thresholds
+from lib.errors import FraudError
+from lib.lake import LocalLake, SparkLake, with_corrections
+from lib.parsing import cents
+from lib.scoring import INPUT, JUDGED, as_conflicts, judge, parse, settle
+from lib.state_codec import NEVER, Rows, State
+from lib.tables import (
+    BRONZE,
+    CONFLICT,
+    IDENTITY,
+    NEW,
+    POSITION,
+    QUARANTINE,
+    SCORED,
+    TRANSACTIONS,
+    table_rows,
+)
+
+_ROWS_A_TASK = 200_000
+_EARLIEST = -2  # Spark's code for "the first offset there is"
+_FIRST_BATCH, _SLOTS, _ACCOUNTS = "first_batch", "slots", "accounts_version"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a start of the query needs.
+
+    Attributes:
+        offsets: ``startingOffsets`` for Spark's Kafka source.
+        first_batch: bronze's number of the checkpoint's batch 0.
+        slots: keys of the operator, one per state partition.
+        accounts: the initial state, ``account_id`` and ``value``, or None.
+    """
+
+    offsets: str
+    first_batch: int
+    slots: int
+    accounts: DataFrame | None
+
+
+def beginning(
+    spark: SparkSession,
+    settings: Settings,
+    bootstrap: str,
+    lake: LocalLake | SparkLake,
+    checkpoint: Checkpoint,
+) -> Beginning:
+    """Where the query begins; completes the last batch if the checkpoint is new.
+
+    Raises:
+        FraudError: silver is not what bronze says that it must be.
+    """
+    if not checkpoint.has_offsets():
+        _take_over(spark, settings, lake, checkpoint)
+    accounts = None
+    version = checkpoint.recall(_ACCOUNTS)
+    if version and not checkpoint.has_commits():
+        scored = spark.read.format("delta").option("versionAsOf", version)
+        accounts = accounts_of(scored.load(settings.table(SCORED)))
+    return Beginning(
+        offsets=_offsets(spark, settings, bootstrap),
+        first_batch=int(checkpoint.recall(_FIRST_BATCH) or 0),
+        slots=int(checkpoint.recall(_SLOTS)),
+        accounts=accounts,
+    )
+
+
+def _take_over(
+    spark: SparkSession,
+    settings: Settings,
+    lake: LocalLake | SparkLake,
+    checkpoint: Checkpoint,
+) -> None:
+    """Note in a new checkpoint what it takes over from the lake."""
+    bronze = _read(spark, settings, BRONZE)
+    last = bronze.agg(F.max("batch")).first()[0]
+    version = ""
+    if last is not None:
+        complete_batch(spark, settings, lake, last)
+        _require_silver(spark, settings)
+        version = str(_version(spark, settings, SCORED))
+    checkpoint.remember(_FIRST_BATCH, str(0 if last is None else last + 1))
+    checkpoint.remember(_SLOTS, spark.conf.get("spark.sql.shuffle.partitions"))
+    checkpoint.remember(_ACCOUNTS, version)
+
+
+def _offsets(spark: SparkSession, settings: Settings, bootstrap: str) -> str:
+    """Behind what bronze holds of the topic; a checkpoint with offsets ignores it."""
+    bronze = _read(spark, settings, BRONZE).where(F.col("topic") == settings.topic)
+    ends = bronze.groupBy("partition").agg(F.max("offset") + 1)
+    stored = dict(ends.collect())
+    if not stored:
+        return "earliest"
+    partitions = end_offsets(settings, bootstrap)
+    offsets = {str(p): stored.get(p, _EARLIEST) for p in partitions}
+    return json.dumps({settings.topic: offsets})
+
+
+def _require_silver(spark: SparkSession, settings: Settings) -> None:
+    """The events that bronze counts are in silver."""
+    bronze = _read(spark, settings, BRONZE).where(F.col("status") == NEW).count()
+    for name in (TRANSACTIONS, SCORED):
+        found = _read(spark, settings, name).count()
+        if found != bronze:
+            raise FraudError(
+                f"{name} has {found} rows where bronze has {bronze} events: run "
+                "`python -m lib rebuild`, which makes silver anew from bronze"
+            )
+
+
+# -- the last batch ------------------------------------------------------------------
+
+
+def complete_batch(
+    spark: SparkSession, settings: Settings, lake: LocalLake | SparkLake, batch: int
+) -> None:
+    """Bring what a batch of bronze owes to the other tables; nothing if it owes none.
+
+    Each of their commits is there as a whole or not at all.
+    """
+    bronze = _read(spark, settings, BRONZE).where(F.col("batch") == batch).toArrow()
+    if not len(bronze):
+        return
+    topic = bronze["topic"][0].as_py()
+    parsed = parse(bronze.select(INPUT.names).cast(INPUT))
+    scored = _read(spark, settings, SCORED).where(
+        F.col("account_id").isin(parsed.accounts)
+    )
+    values = {
+        row["account_id"]: bytes(row["value"]) for row in accounts_of(scored).collect()
+    }
+    transactions = _read(spark, settings, TRANSACTIONS)
+
+    def stored(accounts: list[str]) -> Iterator[pa.Table]:
+        yield transactions.where(F.col("account_id").isin(accounts)).toArrow()
+
+    judged = judge(parsed, values, None)
+    records = settle(judged.records, stored)
+    # Once the batch is in silver/scored its own events are remembered there, and the
+    # records would be taken for duplicates of themselves; bronze knows what they are.
+    status = bronze.sort_by([("partition", "ascending"), ("offset", "ascending")])
+    status = status["status"].combine_chunks()
+    texts = as_conflicts(pc.equal(status, CONFLICT), records)
+    for name, column in {"status": status, **texts}.items():
+        records = records.set_column(JUDGED.get_field_index(name), name, column)
+    rows = table_rows(records, topic, batch, _now())
+    for name in (TRANSACTIONS, QUARANTINE):
+        table = _read(spark, settings, name)
+        ends = pc.min_max(bronze["offset"]).as_py()
+        near = table.where(F.col("offset").between(ends["min"], ends["max"]))
+        there = near.select(*POSITION).toArrow()
+        owed = _without(rows[name], there, POSITION)
+        _append(spark, lake, name, owed)
+    if len(_without(rows[SCORED], scored.select(*IDENTITY).toArrow(), IDENTITY)):
+        merged = with_corrections(rows[SCORED], judged.corrections)
+        if isinstance(lake, SparkLake):
+            merged = spark.createDataFrame(merged)
+        lake.merge(SCORED, merged, None)
+
+
+def _append(spark, lake: LocalLake | SparkLake, name: str, rows: pa.Table) -> None:
+    if len(rows):
+        if isinstance(lake, SparkLake):
+            rows = spark.createDataFrame(rows)
+        lake.append(name, rows, None)
+
+
+def _without(rows: pa.Table, there: pa.Table, keys: tuple[str, ...]) -> pa.Table:
+    """The rows whose key is not there."""
+    seen = set(zip(*(there[key].to_pylist() for key in keys), strict=True))
+    mine = zip(*(rows[key].to_pylist() for key in keys), strict=True)
+    return rows.filter(pa.array([key not in seen for key in mine], pa.bool_()))
+
+
+# -- the initial state ---------------------------------------------------------------
+
+
+def accounts_of(scored: DataFrame, rules: Thresholds = THRESHOLDS) -> DataFrame:
+    """Rows of silver/scored → what the detectors remember of each account.
+
+    Returns:
+        ``account_id`` and ``value``, see `lib.state_codec`.
+    """
+    punctual = F.when(~F.col("late"), F.unix_micros("ts"))
+    count, newest = scored.agg(F.count("*"), F.max(punctual)).first()
+    tasks = max(1, count // _ROWS_A_TASK)
+    watermark = NEVER if newest is None else newest - rules.lateness_us
+
+    def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        parts = list(batches)
+        if not parts:
+            return
+        values = state_codec.encode(state_of(pa.Table.from_batches(parts), watermark))
+        yield pa.record_batch(
+            [pa.array(values, pa.string()), pa.array(values.values(), pa.binary())],
+            names=["account_id", "value"],
+        )
+
+    columns = ("account_id", "event_id", "ts", "merchant", "country", "amount")
+    columns = (*columns, "currency", "late", "revision")
+    rows = scored.select(*columns).repartition(tasks, "account_id")
+    return rows.mapInArrow(encode, "account_id string, value binary")
+
+
+def state_of(
+    scored: pa.Table, watermark_us: int, rules: Thresholds = THRESHOLDS
+) -> State:
+    """All rows of some accounts in silver/scored → what is remembered of them.
+
+    `watermark_us` stands for the time at which an account without a punctual event was
+    met: its rows don't say.
+    """
+    scored = scored.sort_by(
+        [(column, "ascending") for column in ("account_id", "ts", "event_id")]
+    ).combine_chunks()
+    names = scored["account_id"].combine_chunks().dictionary_encode()
+    owner = names.indices.to_numpy().astype(np.int64)
+    accounts = names.dictionary.to_pylist()
+    late = scored["late"].to_numpy()
+    ts = scored["ts"].cast(pa.int64()).to_numpy()
+    newest = np.full(len(accounts), NEVER)
+    np.maximum.at(newest, owner[~late], ts[~late])
+    # An account of late events only was met when the watermark stood here.
+    unseen = newest == NEVER
+    known_from = np.where(unseen, max(NEVER, watermark_us - rules.retention_us), NEVER)
+    clock = np.where(unseen, watermark_us, newest)
+    rows = Rows(
+        ts=ts,
+        amount=cents(scored["amount"].combine_chunks()),
+        identity=state_codec.identities(scored["event_id"].to_pylist()),
+        fingerprint=state_codec.fingerprints(
+            scored["merchant"].to_pylist(), scored["currency"].to_pylist()
+        ),
+        country=state_codec.country_codes(scored["country"].to_pylist()),
+    )
+    kept = np.flatnonzero(~late & (ts >= newest[owner] - rules.retention_us))
+    recent = np.flatnonzero(~late & (ts >= newest[owner] - rules.lateness_us))
+    others = np.flatnonzero(late)
+    size = len(accounts)
+    return State(
+        accounts=accounts,
+        newest=newest,
+        known_from=known_from,
+        counts=np.bincount(owner[kept], minlength=size),
+        recents=np.bincount(owner[recent], minlength=size),
+        rows=rows.take(kept),
+        recent_ids=scored["event_id"].take(recent).to_pylist(),
+        revisions=scored["revision"].to_numpy()[recent],
+        late=rows.take(others),
+        late_account=owner[others],
+        late_since=clock[owner[others]],
+        late_unsure=np.zeros(len(others), bool),
+    )
+
+
+def _read(spark: SparkSession, settings: Settings, name: str) -> DataFrame:
+    return spark.read.format("delta").load(settings.table(name))
+
+
+def _version(spark: SparkSession, settings: Settings, name: str) -> int:
+    from delta import DeltaTable
+
+    table = DeltaTable.forPath(spark, settings.table(name))
+    return table.history(1).select("version").first()[0]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

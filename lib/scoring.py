@@ -1,0 +1,277 @@
+"""What becomes of Kafka records: parsed, deduplicated, scored. Pure Arrow and numpy.
+
+The one place where a record is judged. The stateful operator of the stream
+(`lib.processor`), the rebuild from bronze (`lib.rebuild`) and the recovery of a torn
+batch (`lib.recovery`) all call it, so they can't disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lib import history
+from lib.detectors import THRESHOLDS, Thresholds
+from lib.history import Arrivals, Bucket
+from lib.parsing import cents, parse_columns
+from lib.state_codec import fingerprints
+from lib.tables import (
+    ANSWERS,
+    CONFLICT,
+    CONTENT,
+    DUPLICATE,
+    EVENT,
+    IDENTITY,
+    NEW,
+    REJECTED,
+    UNSURE,
+    arrow_schema,
+)
+from lib.vector_rules import Answers
+
+CONFLICT_REASON = "conflicting_event_id"
+CONFLICT_DETAIL = "another record of this account came first under this event_id"
+
+_STATUS = pa.array([NEW, DUPLICATE, CONFLICT, REJECTED, UNSURE])
+_CODE = {name: code for code, name in enumerate(_STATUS.to_pylist())}
+_OF_HISTORY = np.zeros(3, np.int64)
+_OF_HISTORY[history.NEW] = _CODE[NEW]
+_OF_HISTORY[history.DUPLICATE] = _CODE[DUPLICATE]
+_OF_HISTORY[history.CONFLICT] = _CODE[CONFLICT]
+
+_TIME = pa.timestamp("us", "UTC")
+INPUT = pa.schema(
+    [
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+        ("partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("kafka_timestamp", _TIME),
+    ]
+)
+"""A record as it came."""
+
+JUDGED = pa.schema(
+    [
+        *INPUT,
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        *arrow_schema(EVENT),
+        *arrow_schema(ANSWERS),
+    ]
+)
+"""A record and what became of it: the event's fields and its answers, or a reason."""
+
+CORRECTION = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("account_id", pa.string()),
+        ("ts", _TIME),
+        *arrow_schema(ANSWERS),
+    ]
+)
+"""The new answers of an event that was scored before."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Attributes:
+    records: the records in Kafka order with their fate, schema JUDGED.
+    corrections: schema CORRECTION.
+    values: the new state of each account that is to be remembered.
+    newest_us: the greatest ts of a punctual event among the records, or None.
+    """
+
+    records: pa.Table
+    corrections: pa.Table
+    values: dict[str, bytes]
+    newest_us: int | None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Records in Kafka order, each with an event's fields or a reason.
+
+    Attributes:
+        records: schema INPUT.
+        event: columns of `lib.parsing.PARSED`; null where `reason` is not.
+    """
+
+    records: pa.Table
+    event: pa.Table
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Places of the events among the records."""
+        return np.flatnonzero(pc.is_null(self.event["reason"]).to_numpy())
+
+    @property
+    def accounts(self) -> list[str]:
+        """The accounts that have an event among the records."""
+        return pc.unique(self.event["account_id"].drop_null()).to_pylist()
+
+
+def parse(records: pa.Table) -> Parsed:
+    """Put the records (schema INPUT) in Kafka order and parse them.
+
+    Records of several micro-batches have a further column ``batch``: an account that
+    has moved to another partition was read in this order.
+    """
+    keys = [c for c in ("batch", "partition", "offset") if c in records.column_names]
+    order = np.lexsort([records[key].to_numpy() for key in reversed(keys)])
+    if (np.diff(order) != 1).any():
+        records = records.take(order)
+    records = records.combine_chunks()
+    columns = (_whole(records[c]) for c in ("value", "kafka_timestamp"))
+    event = parse_columns(*columns)
+    names = [field.name for field in event.type]
+    return Parsed(records, pa.table(event.flatten(), names=names))
+
+
+def judge(
+    parsed: Parsed,
+    values: Mapping[str, bytes],
+    watermark_us: int | None,
+    rules: Thresholds = THRESHOLDS,
+) -> Judged:
+    """Say of each record what it is, and score the events.
+
+    Args:
+        parsed: records of these accounts.
+        values: what is remembered of them; an account that is not there is unknown.
+        watermark_us: accounts this far in the past may have been forgotten; None if
+            nothing ever was.
+        rules: the detectors' thresholds.
+    """
+    valid, event = parsed.valid, parsed.event
+    if len(valid) < len(event):
+        event = event.take(valid)
+    bucket = Bucket.of(values, rules)
+    scored = bucket.score(_arrivals(event), watermark_us)
+    codes = np.full(len(parsed.event), _CODE[REJECTED])
+    codes[valid] = np.where(
+        scored.check_table, _CODE[UNSURE], _OF_HISTORY[scored.status]
+    )
+    answers = _answer_arrays(scored.answers)
+    if len(valid) < len(codes):
+        places = np.full(len(codes), -1)
+        places[valid] = np.arange(len(valid))
+        index = pa.array(places, mask=places < 0)
+        answers = [column.take(index) for column in answers]
+    status = _STATUS.take(pa.array(codes))
+    columns = {
+        **{name: parsed.records[name] for name in INPUT.names},
+        **{name: parsed.event[name] for name in parsed.event.column_names},
+        **dict(zip(arrow_schema(ANSWERS).names, answers, strict=True)),
+        "status": status,
+        **as_conflicts(pc.equal(status, CONFLICT), parsed.event),
+    }
+    punctual = ~scored.answers.late & (scored.status == history.NEW)
+    ts = _micros(event["ts"])[punctual]
+    return Judged(
+        records=pa.table([columns[name] for name in JUDGED.names], schema=JUDGED),
+        corrections=_corrections(scored),
+        values=bucket.values(),
+        newest_us=int(ts.max()) if len(ts) else None,
+    )
+
+
+def settle(
+    rows: pa.Table, stored: Callable[[list[str]], Iterator[pa.Table]]
+) -> pa.Table:
+    """Decide the unsure records (schema JUDGED): new, duplicate or conflict.
+
+    The first record of an identity stands. A record that finds *itself* in
+    silver/transactions is new again, so that a replayed batch decides as it did the
+    first time.
+
+    Args:
+        rows: records of one topic in Kafka order.
+        stored: the transactions of some accounts, with identity, content and position.
+    """
+    unsure = np.flatnonzero(pc.equal(rows["status"], UNSURE).to_numpy())
+    if not len(unsure):
+        return rows
+    place = ("partition", "offset")
+    columns = [*IDENTITY, *CONTENT, *place]
+    asked = rows.take(unsure)
+    standing: dict[tuple, dict] = {}
+    for part in stored(pc.unique(asked["account_id"]).to_pylist()):
+        for row in part.select(columns).to_pylist():
+            standing[tuple(row[c] for c in IDENTITY)] = row
+    decided = []
+    for row in asked.select(columns).to_pylist():
+        first = standing.setdefault(tuple(row[c] for c in IDENTITY), row)
+        if all(row[c] == first[c] for c in place):
+            decided.append(NEW)
+        else:
+            same = all(row[c] == first[c] for c in CONTENT)
+            decided.append(DUPLICATE if same else CONFLICT)
+    status = pa.chunked_array([decided], pa.string())
+    texts = as_conflicts(pc.equal(status, CONFLICT), asked)
+    for name, column in {"status": status, **texts}.items():
+        asked = asked.set_column(JUDGED.get_field_index(name), name, column)
+    sure = np.setdiff1d(np.arange(len(rows)), unsure)
+    back = np.argsort(np.concatenate([sure, unsure]))
+    return pa.concat_tables([rows.take(sure), asked.cast(JUDGED)]).take(back)
+
+
+def as_conflicts(
+    conflict: pa.Array, rows: pa.Table
+) -> dict[str, pa.ChunkedArray | pa.Array]:
+    """``reason`` and ``detail`` of the rows, where `conflict` those of a conflict."""
+    texts = {"reason": CONFLICT_REASON, "detail": CONFLICT_DETAIL}
+    return {
+        name: pc.if_else(conflict, text, rows[name]) for name, text in texts.items()
+    }
+
+
+def _arrivals(event: pa.Table) -> Arrivals:
+    return Arrivals(
+        event_id=event["event_id"].to_pylist(),
+        account_id=event["account_id"].to_pylist(),
+        ts_us=_micros(event["ts"]),
+        amount_cents=cents(_whole(event["amount"])),
+        country=event["country"].to_pylist(),
+        fingerprint=fingerprints(
+            event["merchant"].to_pylist(), event["currency"].to_pylist()
+        ),
+    )
+
+
+def _corrections(scored: history.Scored) -> pa.Table:
+    return pa.table(
+        [
+            pa.array(scored.event_id, pa.string()),
+            pa.array(scored.account_id, pa.string()),
+            pa.array(scored.ts_us, pa.int64()).cast(_TIME),
+            *_answer_arrays(scored.corrections),
+        ],
+        schema=CORRECTION,
+    )
+
+
+def _answer_arrays(answers: Answers) -> list[pa.Array]:
+    """The answer columns; -1 and NaN become null where they stand for it."""
+    arrays = []
+    for field in arrow_schema(ANSWERS):
+        values, null = getattr(answers, field.name), None
+        if field.name in ("velocity_count", "baseline_n"):
+            null = values < 0
+        elif pa.types.is_floating(field.type):
+            null = np.isnan(values)
+        arrays.append(pa.array(values, field.type, mask=null))
+    return arrays
+
+
+def _micros(times: pa.ChunkedArray) -> np.ndarray:
+    return _whole(times.cast(pa.int64())).to_numpy()
+
+
+def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

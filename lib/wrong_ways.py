@@ -27,8 +27,8 @@ from lib.clients import end_offsets, ensure_topic, spark_options
 from lib.config import Settings
 from lib.faults import standing_still
 from lib.faults_child import blow, say
-from lib.query import read_topic
 from lib.producer import make_producer
+from lib.query import read_topic
 from lib.spark import FEW_ROWS, spark_session, table_exists
 from lib.stream import committed
 

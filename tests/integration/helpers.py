@@ -20,6 +20,8 @@ from pyspark.sql import SparkSession
 from lib.clients import end_offsets
 from lib.config import ROOT, Settings
 from lib.producer import make_producer
+from lib.query import QUERY
+from lib.tables import SCHEMAS
 
 PYTHON = sys.executable
 POLL_SECONDS = 0.05
@@ -290,13 +292,13 @@ def copied(settings: Settings, folder: Path) -> Settings:
 def rows(spark: SparkSession, settings: Settings, table: str) -> list[tuple]:
     """A table's rows in an order of their own, without what differs by run."""
     frame = spark.read.format("delta").load(settings.table(table))
-    return sorted(map(tuple, frame.drop("ingested_at").collect()), key=repr)
+    stamps = ("ingested_at", "scored_at", "batch")
+    return sorted(map(tuple, frame.drop(*stamps).collect()), key=repr)
 
 
 def lake(spark: SparkSession, settings: Settings) -> dict[str, list[tuple]]:
-    """The rows of all three tables."""
-    tables = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
-    return {table: rows(spark, settings, table) for table in tables}
+    """The rows of all four tables."""
+    return {table: rows(spark, settings, table) for table in SCHEMAS}
 
 
 def delta_commits(settings: Settings, table: str) -> list[Path]:
@@ -315,7 +317,7 @@ def undo_last_commit(settings: Settings, table: str) -> None:
 
 def undo_last_batch_commit(settings: Settings) -> int:
     """Make it as if the query had died before it noted its last batch as done."""
-    commits = Path(settings.checkpoint("ingest")) / "commits"
+    commits = Path(settings.checkpoint(QUERY)) / "commits"
     last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
     (commits / str(last)).unlink()
     (commits / f".{last}.crc").unlink(missing_ok=True)

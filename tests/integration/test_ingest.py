@@ -17,8 +17,10 @@ from lib import chaos
 from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.errors import FraudError
+from lib.query import QUERY
 from lib.reconcile import reconcile
-from lib.stream import QUERIES, drain, pipeline
+from lib.stream import drain, pipeline
+from lib.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
 from tests.integration.conftest import Story
 from tests.integration.helpers import (
     copied,
@@ -39,11 +41,9 @@ from tests.integration.records import (
     line,
 )
 
-BRONZE, TRANSACTIONS, QUARANTINE = TABLES = (
-    "bronze/tx_events",
-    "silver/transactions",
-    "silver/quarantine",
-)
+SILVER = (TRANSACTIONS, QUARANTINE, SCORED)
+TABLES = (BRONZE, *SILVER)
+"""In the order of their commits: the silver ones at the same time."""
 
 
 def sent(settings: Settings, bootstrap: str, *values: bytes) -> None:
@@ -52,7 +52,6 @@ def sent(settings: Settings, bootstrap: str, *values: bytes) -> None:
 
 
 def drained(spark: SparkSession, settings: Settings, bootstrap: str, **options) -> int:
-    options = {"names": ("ingest",), **options}
     return drain(spark, settings, bootstrap, **options)["records"]
 
 
@@ -94,7 +93,7 @@ def test_bronze_holds_every_record_byte_for_byte(told, story: Story):
 
     assert len(told[BRONZE]) == len(EVERYTHING)
     for case in EVERYTHING:
-        key, value, topic, *_, kafka_timestamp = held[case.name]
+        key, value, topic, _partition, _offset, kafka_timestamp, _ = held[case.name]
         assert (key, value) == (case.key, case.value), case.name
         assert topic == story.settings.topic
         assert kafka_timestamp == ARRIVED.replace(tzinfo=None)
@@ -111,10 +110,10 @@ def test_a_transaction_is_the_event_as_it_was_written(spark, story: Story):
         ("country", "string"),
         ("amount", "decimal(12,2)"),
         ("currency", "string"),
+        ("kafka_timestamp", "timestamp"),
         ("topic", "string"),
         ("partition", "int"),
         ("offset", "bigint"),
-        ("kafka_timestamp", "timestamp"),
     ]
     by_account = {r.account_id: r for r in table.where("event_id = 'e-1'").collect()}
     assert by_account["ACCT_1"].amount == Decimal("42.10")
@@ -153,12 +152,9 @@ def test_the_books_of_the_story_balance(spark, story: Story, bootstrap: str):
 def small_batches(spark, story: Story, bootstrap, tmp_path_factory) -> SmallBatches:
     """The story's lake, its second part drained three records at a time."""
     settings = copied(story.early, tmp_path_factory.mktemp("small-batches"))
-    with pipeline(
-        *(spark, settings, bootstrap), drain=True, max_offsets=3, names=("ingest",)
-    ) as running:
+    with pipeline(*(spark, settings, bootstrap), drain=True, max_offsets=3) as running:
         running.wait(threading.Event())
-        (query,) = running.queries
-        reports = query.recentProgress
+        reports = running.query.recentProgress
     return SmallBatches(
         settings, running.records, [report.numInputRows for report in reports]
     )
@@ -178,8 +174,8 @@ def test_a_batch_reads_kafka_once(small_batches: SmallBatches):
 
 @pytest.mark.parametrize(
     "unreached",
-    [(), (TRANSACTIONS,), (QUARANTINE, TRANSACTIONS), TABLES],
-    ids=["checkpoint", "transactions", "silver", "bronze"],
+    [(), (TRANSACTIONS,), (QUARANTINE, SCORED), SILVER, TABLES],
+    ids=["checkpoint", "transactions", "scored", "silver", "bronze"],
 )
 def test_a_batch_that_crashed_before(
     spark, told, story: Story, bootstrap: str, tmp_path: Path, unreached
@@ -196,13 +192,13 @@ def test_a_batch_that_crashed_before(
     assert lake(spark, settings) == told
     # What had been reached was not written again.
     assert {t: len(delta_commits(settings, t)) for t in TABLES} == versions
-    assert (Path(settings.checkpoint("ingest")) / "commits" / str(batch)).exists()
+    assert (Path(settings.checkpoint(QUERY)) / "commits" / str(batch)).exists()
 
 
 @pytest.mark.parametrize(
     "unreached",
-    [(TRANSACTIONS,), (QUARANTINE, TRANSACTIONS)],
-    ids=["transactions", "silver"],
+    [(TRANSACTIONS,), (QUARANTINE, SCORED), SILVER],
+    ids=["transactions", "scored", "silver"],
 )
 def test_a_lost_checkpoint_goes_on_from_bronze(
     spark, told, story: Story, bootstrap: str, tmp_path: Path, unreached
@@ -233,10 +229,10 @@ def test_garbage_then_a_lost_checkpoint_then_more(
     spark, settings: Settings, bootstrap: str
 ):
     sent(settings, bootstrap, b"garbage", b"", b"[]")
-    assert drained(spark, settings, bootstrap, names=QUERIES) == 3
+    assert drained(spark, settings, bootstrap) == 3
     shutil.rmtree(settings.checkpoints)
     sent(settings, bootstrap, line(), line(), b"more garbage")
-    assert drained(spark, settings, bootstrap, names=QUERIES) == 3
+    assert drained(spark, settings, bootstrap) == 3
 
     # Batch 0 again, under another application: it must not be taken for the first.
     books = reconcile(spark, settings, bootstrap)
@@ -299,4 +295,6 @@ def test_a_full_disk_loses_nothing(
     ballast.unlink()
     drained(spark, settings, bootstrap)
     held = {table: len(rows) for table, rows in lake(spark, settings).items()}
-    assert list(held.values()) == ([3, 2, 1] if before == "the tables" else [6, 3, 2])
+    assert list(held.values()) == (
+        [3, 2, 1, 2] if before == "the tables" else [6, 3, 2, 3]
+    )

@@ -21,10 +21,11 @@ from lib.clients import admin, end_offsets, ensure_topic
 from lib.config import Settings
 from lib.generator import Generated, generate
 from lib.producer import replay
+from lib.query import QUERY
 from lib.rebuild import rebuild
 from lib.reconcile import reconcile
-from lib.score import SCORED, TABLE
 from lib.stream import drain
+from lib.tables import SCHEMAS, SCORED
 from tests.integration.helpers import (
     copied,
     delta_commits,
@@ -55,7 +56,7 @@ def base(
     made: Generated,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Settings:
-    """1,500 events in disorder, drained by both queries in one batch each."""
+    """1,500 events in disorder, drained in one batch."""
     folder = tmp_path_factory.mktemp("score")
     settings = replace(
         base_settings,
@@ -73,7 +74,7 @@ def base(
 
 def answers(spark: SparkSession, settings: Settings) -> list[Row]:
     """All that is to be the same: every column but the time of scoring."""
-    rows = spark.read.format("delta").load(settings.table(TABLE)).drop("scored_at")
+    rows = spark.read.format("delta").load(settings.table(SCORED)).drop("scored_at")
     return sorted(rows.collect(), key=lambda row: (row.account_id, row.event_id))
 
 
@@ -92,15 +93,15 @@ def test_stream_equals_oracle(spark, base: Settings, told: list[Row], made):
     fired = [sum(r[f"is_{d}"] for r in told) for d in ("velocity", "geo", "amount")]
     assert min(fired) > 0
     assert sum(row.revision for row in told) > 0
-    assert [f.name for f in SCORED.fields] == [
-        f.name for f in spark.read.format("delta").load(base.table(TABLE)).schema
+    assert [f.name for f in SCHEMAS[SCORED].fields] == [
+        f.name for f in spark.read.format("delta").load(base.table(SCORED)).schema
     ]
 
 
 def test_the_oracle_sees_a_wrong_answer(spark, base: Settings, tmp_path: Path):
     """One changed bit, one row too many, one too few: each is found."""
     settings = copied(base, tmp_path)
-    table = DeltaTable.forPath(spark, settings.table(TABLE))
+    table = DeltaTable.forPath(spark, settings.table(SCORED))
     scored = table.toDF()
     fired = scored.where("is_amount AND z > 0").first()
     other = scored.where("NOT late AND NOT is_amount").first()
@@ -112,7 +113,7 @@ def test_the_oracle_sees_a_wrong_answer(spark, base: Settings, tmp_path: Path):
     table.update(at(fired), {"z": F.col("z") * F.lit(1 + 2**-52)})
     table.delete(at(other))
     scored.where(at(third)).write.format("delta").mode("append").save(
-        settings.table(TABLE)
+        settings.table(SCORED)
     )
 
     found = {
@@ -134,7 +135,7 @@ def rescored(
     settings = replace(
         base, lake=str(folder / "lake"), checkpoints=str(folder / "checkpoints")
     )
-    drain(spark, settings, bootstrap, names=("score",), **options)
+    drain(spark, settings, bootstrap, **options)
     return settings
 
 
@@ -143,7 +144,7 @@ def test_batch_boundaries_decide_nothing(
 ):
     settings = rescored(spark, base, bootstrap, tmp_path, max_offsets=200)
 
-    assert len(delta_commits(settings, TABLE)) > 7  # small they were
+    assert len(delta_commits(settings, SCORED)) > 7  # small they were
     assert answers(spark, settings) == told
 
 
@@ -166,25 +167,25 @@ def test_a_batch_that_crashed_before(
 ):
     """... its commit in the checkpoint, or before the table's, is done again."""
     settings = rescored(spark, base, bootstrap, tmp_path, max_offsets=800)
-    commits = Path(settings.checkpoint("score")) / "commits"
+    commits = Path(settings.checkpoint(QUERY)) / "commits"
     last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
     (commits / str(last)).unlink()
     if table_too:
-        undo_last_commit(settings, TABLE)
+        undo_last_commit(settings, SCORED)
 
-    drain(spark, settings, bootstrap, names=("score",))
+    drain(spark, settings, bootstrap)
 
     assert answers(spark, settings) == told
 
 
-def test_a_lost_checkpoint_tells_the_histories_again(
+def test_a_lost_checkpoint_begins_with_what_the_table_holds(
     spark, base: Settings, told, bootstrap: str, tmp_path: Path
 ):
     """... and what the table has stays, each event once."""
     settings = copied(base, tmp_path)
-    shutil.rmtree(settings.checkpoint("score"))
+    shutil.rmtree(settings.checkpoint(QUERY))
 
-    drain(spark, settings, bootstrap, names=("score",), max_offsets=800)
+    drain(spark, settings, bootstrap, max_offsets=800)
 
     assert answers(spark, settings) == told
 
@@ -205,15 +206,15 @@ def test_everything_is_rebuilt_from_bronze_alone(
     settings = copied(base, tmp_path)
     before = silver(spark, settings)
 
-    rebuild(spark, settings, bootstrap)
+    rebuild(spark, settings)
 
     assert silver(spark, settings) == before
     assert answers(spark, settings) == told
-    drain(spark, settings, bootstrap)  # reads bronze, and finds nothing new
+    drain(spark, settings, bootstrap)  # finds nothing new
     assert answers(spark, settings) == told
 
 
-def test_a_lost_checkpoint_reads_bronze_when_kafka_has_forgotten(
+def test_a_lost_checkpoint_when_kafka_has_forgotten(
     spark, settings: Settings, bootstrap: str
 ):
     ensure_topic(settings, bootstrap)
@@ -228,7 +229,7 @@ def test_a_lost_checkpoint_reads_bronze_when_kafka_has_forgotten(
         {TopicPartition(settings.topic, p): e for p, e in ends.items()}
     )
     client.close()
-    shutil.rmtree(settings.checkpoint("score"))
+    shutil.rmtree(settings.checkpoint(QUERY))
     send(settings, bootstrap, records[8:], ARRIVED_MS)
 
     drain(spark, settings, bootstrap)

@@ -107,7 +107,8 @@ def records(kafka: DataFrame) -> DataFrame:
 
 def parse_records(raw: DataFrame) -> DataFrame:
     """Bronze's columns and the parsed struct's (lib.parsing.PARSED) beside them."""
-    event = parsed(F.col("value"), F.col("kafka_timestamp")).alias("event")
+    columns = map(F.col, ("value", "kafka_timestamp", "key"))
+    event = parsed(*columns).alias("event")
     return raw.select(*raw.columns, event).select(*raw.columns, "event.*")
 
 

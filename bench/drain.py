@@ -6,7 +6,7 @@ Both read the same topic of the same broker, one after the other, each with all 
 Spark with `local[*]`, Quix Streams with one process a core. For Quix Streams make an
 environment of its own, and name its interpreter:
 
-    python3 -m venv /tmp/quix && /tmp/quix/bin/pip install quixstreams pycountry
+    python3 -m venv /tmp/quix && /tmp/quix/bin/pip install quixstreams
     python -m bench.drain --quix /tmp/quix/bin/python
 
 Without it only Spark is measured, and the result says so.

@@ -26,9 +26,11 @@ def _order(event: Event) -> tuple[int, str]:
     return event.ts_us, event.event_id
 
 
-def score(value: bytes, _key: object, kafka_ms: int, _headers: object, state) -> list:
+def score(
+    value: bytes, key: bytes | None, kafka_ms: int, _headers: object, state
+) -> list:
     """The answers that one record gives rise to: its own, then the corrections."""
-    event = parse(value, kafka_ms * 1000)
+    event = parse(value, kafka_ms * 1000, key)
     if isinstance(event, Rejection):
         return []
     kept = state.get_bytes(_KNOWN)

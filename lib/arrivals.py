@@ -213,5 +213,6 @@ MALFORMED: Sequence[tuple[str, Callable[[Event], str]]] = (
     ("bad_type", _with(merchant="\ud800")),
     ("malformed_json", lambda event: to_json(event).replace(event.merchant, "\udcff")),
 )
-"""Reasons with a way to deserve each; the first nine show every one that parse has.
+"""Reasons with a way to deserve each; the first nine show every one that a line can
+have: the producer gives it its key.
 The last line's \\udcff stands for the byte 0xFF, which is not UTF-8."""

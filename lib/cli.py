@@ -226,13 +226,9 @@ def _dashboard(arguments, settings: Settings, stop: threading.Event):
 
 
 def _rebuild(_arguments, settings: Settings, _stop: threading.Event):
-    from lib.broker import bootstrap_servers
     from lib.rebuild import rebuild
 
-    with (
-        bootstrap_servers(settings) as bootstrap,
-        _spark(settings, short_lived=False) as spark,
-    ):
+    with _spark(settings, short_lived=False) as spark:
         return 0, rebuild(spark, settings)
 
 

@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from lib import charts
 from lib.clients import end_offsets, ensure_topic
@@ -150,7 +153,9 @@ def _write_page(spark: SparkSession, settings: Settings) -> Path:
     """A self-contained page with the throughput of everything in the lake's last
     replay."""
     silver = spark.read.format("delta").load(settings.table("silver/transactions"))
-    times = silver.select("kafka_timestamp").toPandas()["kafka_timestamp"].sort_values()
+    micros = silver.select(F.unix_micros("kafka_timestamp")).toArrow().column(0)
+    # In microseconds: the nanoseconds of pandas end in 2262.
+    times = pd.Series(np.sort(micros.to_numpy()).astype("datetime64[us]"))
     # A pause of a minute parts this replay from an earlier one.
     replay_number = (times.diff().dt.total_seconds() > 60).cumsum()
     newest = times[replay_number == replay_number.max()]

@@ -7,9 +7,11 @@ import json
 import re
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal, Inexact, InvalidOperation
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
+
+from lib.codes import countries, currencies
 
 FIELDS = ("event_id", "account_id", "ts", "merchant", "country", "amount", "currency")
 REASONS = (
@@ -22,6 +24,7 @@ REASONS = (
     "bad_country",
     "bad_amount",
     "bad_currency",
+    "bad_key",
     "conflicting_event_id",  # needs the account's history: parse never returns it
 )
 FUTURE_TOLERANCE = timedelta(minutes=5)
@@ -33,7 +36,6 @@ _FUTURE_US = FUTURE_TOLERANCE // timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1)  # naive and UTC, like all arithmetic below
 _EPOCH_DAY = _EPOCH.toordinal()
 _DAY_US = 86_400_000_000
-_MIN_US = (1 - _EPOCH_DAY) * _DAY_US
 _MAX_US = (date.max.toordinal() + 1 - _EPOCH_DAY) * _DAY_US - 1
 _CENT = Decimal("0.01")
 # Raises instead of rounding, whatever context the calling thread has set.
@@ -42,9 +44,9 @@ _EXACT = Context(prec=28, traps=[Inexact, InvalidOperation])
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _ACCOUNT = re.compile(r"ACCT_[0-9]+")
 _TIMESTAMP = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})T([01][0-9]|2[0-3]):([0-5][0-9])"
-    r"(?::([0-5][0-9])(?:\.([0-9]+))?)?"
-    r"(?:Z|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]"
+    r"([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9])(?:\.([0-9]+))?"
+    r"(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
 )
 # The closing quote is optional: the scan stays linear on an unclosed string.
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
@@ -58,11 +60,11 @@ class Event(NamedTuple):
 
     event_id: str  # 1-64 characters, unique within its account
     account_id: str  # ACCT_ and digits
-    ts_us: int  # event time, microseconds since 1970-01-01T00:00Z
+    ts_us: int  # event time, microseconds since 1970-01-01T00:00:00Z, never negative
     merchant: str
     country: str  # ISO 3166-1 alpha-2
     amount_cents: int  # hundredths of the currency's unit, 1 to 1e11
-    currency: str  # ISO 4217
+    currency: str  # ISO 4217, also one that was withdrawn since 2000
 
 
 class Rejection(NamedTuple):
@@ -83,11 +85,18 @@ _scan = json.JSONDecoder(
 ).scan_once
 
 
-def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
-    """The event in a Kafka value, or the first rule of REASONS that it breaks.
+def parse(
+    value: bytes | None, kafka_ts_us: int, key: bytes | None = None
+) -> Event | Rejection:
+    """The event in a Kafka record, or the first rule of REASONS that it breaks.
 
-    `kafka_ts_us` is the record's Kafka timestamp in microseconds since the epoch.
-    Of two equal keys the last one counts; unknown fields are ignored. Never raises.
+    `kafka_ts_us` is the record's Kafka timestamp in microseconds since the epoch. A
+    record with a `key`, be it an empty one, must have its account_id there: Kafka
+    keeps an order within a partition, and the key chooses the partition. Without a key
+    the value decides.
+
+    Of a field given twice the last one counts; unknown fields are ignored. Never
+    raises.
     """
     record = _read_object(value)
     if type(record) is Rejection:
@@ -102,18 +111,19 @@ def parse(value: bytes | None, kafka_ts_us: int) -> Event | Rejection:
     if _ACCOUNT.fullmatch(account_id) is None:
         return Rejection("bad_account", "account_id is not ACCT_ and digits.")
     if (ts_us := _microseconds(ts)) is None:
-        return _reject("bad_timestamp", account_id, "ts is not ISO 8601 with offset")
+        return _reject("bad_timestamp", account_id, "ts is not RFC 3339 since 1970")
     if ts_us > kafka_ts_us + _FUTURE_US:
         return _reject(
             "future_timestamp", account_id, "ts is ahead of its Kafka timestamp"
         )
-    countries, currencies = _iso_codes()
-    if country not in countries:
+    if country not in countries():
         return _reject("bad_country", account_id, "country is not in ISO 3166-1")
     if (cents := _cents(amount)) is None:
         return _reject("bad_amount", account_id, "amount is not 0.01 to 1e9 in cents")
-    if currency not in currencies:
+    if currency not in currencies():
         return _reject("bad_currency", account_id, "currency is not in ISO 4217")
+    if key is not None and key != account_id.encode():
+        return _reject("bad_key", account_id, "the record's key is not its account_id")
     return Event(event_id, account_id, ts_us, merchant, country, cents, currency)
 
 
@@ -192,9 +202,10 @@ def _type_error(raw: tuple, value: bytes) -> str | None:
 
 
 def _microseconds(text: str) -> int | None:
-    """ISO 8601 with an offset to microseconds since the epoch; None if it is none.
+    """RFC 3339 to microseconds since the epoch; None if it is none, or before it.
 
-    Digits beyond are cut. Second 60 and hour 24 are refused: Unix time has neither.
+    Digits beyond are cut. A lower-case t or z is as good as T or Z (section 5.6: the
+    grammar's letters have no case). Second 60 is refused: Unix time has none.
     """
     if (match := _TIMESTAMP.fullmatch(text)) is None:
         return None
@@ -203,12 +214,12 @@ def _microseconds(text: str) -> int | None:
         return None
     minutes = int(hour) * 60 + int(minute)
     if sign is not None:
-        ahead = int(ahead_hour) * 60 + int(ahead_minute or 0)
+        ahead = int(ahead_hour) * 60 + int(ahead_minute)
         minutes -= ahead if sign == "+" else -ahead
-    ts_us = midnight + (minutes * 60 + int(second or 0)) * 1_000_000
+    ts_us = midnight + (minutes * 60 + int(second)) * 1_000_000
     if fraction is not None:
         ts_us += int(fraction[:6].ljust(6, "0"))
-    return ts_us if _MIN_US <= ts_us <= _MAX_US else None
+    return ts_us if 0 <= ts_us <= _MAX_US else None
 
 
 @lru_cache(maxsize=4096)
@@ -234,13 +245,3 @@ def _cents(amount: bytes) -> int | None:
         return int(_EXACT.quantize(exact, _CENT).scaleb(2, _EXACT))
     except ArithmeticError:
         return None
-
-
-@cache
-def _iso_codes() -> tuple[frozenset[str], frozenset[str]]:
-    """ISO 3166-1 alpha-2 and ISO 4217 codes, read at first use: imports stay free."""
-    import pycountry
-
-    countries = frozenset(country.alpha_2 for country in pycountry.countries)
-    currencies = frozenset(currency.alpha_3 for currency in pycountry.currencies)
-    return countries, currencies

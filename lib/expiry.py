@@ -94,5 +94,3 @@ def sweep(
         if shard == SHARDS:
             week, shard = week + 1, 0
     return week, shard
-
-

@@ -30,7 +30,7 @@ from lib.config import Settings
 from lib.detectors import THRESHOLDS, Thresholds
 from lib.errors import FraudError
 from lib.lake import LocalLake, SparkLake, with_corrections
-from lib.parsing import cents
+from lib.parsing import integers
 from lib.scoring import INPUT, JUDGED, as_conflicts, judge, parse, settle
 from lib.state_codec import NEVER, Rows, State
 from lib.tables import (
@@ -246,7 +246,7 @@ def state_of(
     owner = names.indices.to_numpy().astype(np.int64)
     accounts = names.dictionary.to_pylist()
     late = scored["late"].to_numpy()
-    ts = scored["ts"].cast(pa.int64()).to_numpy()
+    ts = integers(scored["ts"].combine_chunks())
     newest = np.full(len(accounts), NEVER)
     np.maximum.at(newest, owner[~late], ts[~late])
     # An account of late events only was met when the watermark stood here.
@@ -255,7 +255,7 @@ def state_of(
     clock = np.where(unseen, watermark_us, newest)
     rows = Rows(
         ts=ts,
-        amount=cents(scored["amount"].combine_chunks()),
+        amount=integers(scored["amount"].combine_chunks()),
         identity=state_codec.identities(scored["event_id"].to_pylist()),
         fingerprint=state_codec.fingerprints(
             scored["merchant"].to_pylist(), scored["currency"].to_pylist()

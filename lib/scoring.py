@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from lib import history
 from lib.detectors import THRESHOLDS, Thresholds
 from lib.history import Arrivals, Bucket
-from lib.parsing import cents, parse_columns
+from lib.parsing import integers, parse_columns
 from lib.state_codec import fingerprints
 from lib.tables import (
     ANSWERS,
@@ -127,10 +127,8 @@ def parse(records: pa.Table) -> Parsed:
     if (np.diff(order) != 1).any():
         records = records.take(order)
     records = records.combine_chunks()
-    columns = (_whole(records[c]) for c in ("value", "kafka_timestamp"))
-    event = parse_columns(*columns)
-    names = [field.name for field in event.type]
-    return Parsed(records, pa.table(event.flatten(), names=names))
+    columns = (_whole(records[c]) for c in ("value", "kafka_timestamp", "key"))
+    return Parsed(records, pa.Table.from_batches([parse_columns(*columns)]))
 
 
 def judge(
@@ -172,7 +170,7 @@ def judge(
         **as_conflicts(pc.equal(status, CONFLICT), parsed.event),
     }
     punctual = ~scored.answers.late & (scored.status == history.NEW)
-    ts = _micros(event["ts"])[punctual]
+    ts = integers(_whole(event["ts"]))[punctual]
     return Judged(
         records=pa.table([columns[name] for name in JUDGED.names], schema=JUDGED),
         corrections=_corrections(scored),
@@ -235,8 +233,8 @@ def _arrivals(event: pa.Table) -> Arrivals:
     return Arrivals(
         event_id=event["event_id"].to_pylist(),
         account_id=event["account_id"].to_pylist(),
-        ts_us=_micros(event["ts"]),
-        amount_cents=cents(_whole(event["amount"])),
+        ts_us=integers(_whole(event["ts"])),
+        amount_cents=integers(_whole(event["amount"])),
         country=event["country"].to_pylist(),
         fingerprint=fingerprints(
             event["merchant"].to_pylist(), event["currency"].to_pylist()
@@ -267,10 +265,6 @@ def _answer_arrays(answers: Answers) -> list[pa.Array]:
             null = np.isnan(values)
         arrays.append(pa.array(values, field.type, mask=null))
     return arrays
-
-
-def _micros(times: pa.ChunkedArray) -> np.ndarray:
-    return _whole(times.cast(pa.int64())).to_numpy()
 
 
 def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -35,6 +35,7 @@ class Record(NamedTuple):
     partition: int
     offset: int
     kafka_ms: int
+    key: bytes | None
     value: bytes | None
 
 
@@ -88,12 +89,12 @@ def read_topic(settings: Settings, bootstrap: str, **options: object) -> list[Re
                 raise FraudError(f"partitions {sorted(due)} do not tell all they hold")
             if record.offset < wanted[record.partition]:
                 place = record.partition, record.offset
-                found.append(Record(*place, record.timestamp, record.value))
+                found.append(Record(*place, record.timestamp, record.key, record.value))
             if record.offset >= wanted[record.partition] - 1:
                 due.discard(record.partition)
     finally:
         consumer.close()
-    return sorted(found)
+    return sorted(found, key=lambda record: record[:2])
 
 
 def expected(
@@ -102,7 +103,7 @@ def expected(
     """The answer of every event in the records, by (account_id, event_id)."""
     histories: dict[str, list[Event]] = defaultdict(list)
     for record in records:
-        event = parse(record.value, record.kafka_ms * 1000)
+        event = parse(record.value, record.kafka_ms * 1000, record.key)
         if not isinstance(event, Rejection):
             histories[event.account_id].append(event)
     answers = {}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 import pandas as pd
-import pycountry
 import streamlit as st
 
-from lib import charts_live
+from lib import charts_live, codes
 from lib.config import Settings
 from lib.dashboard import markup, view
 from lib.dashboard.follow import NoTable
@@ -92,7 +91,7 @@ def _controls() -> tuple[view.Filters, bool]:
         )
     with countries:
         wanted = st.multiselect(
-            "Countries", _countries(), key="countries", bind="query-params"
+            "Countries", sorted(codes.countries()), key="countries", bind="query-params"
         )
     with account:
         ending = st.text_input(
@@ -105,12 +104,6 @@ def _controls() -> tuple[view.Filters, bool]:
     with pause:
         paused = st.toggle("Pause", key="paused", help="Stop the page, not the stream.")
     return view.Filters(tuple(chosen), tuple(wanted), ending.strip()), paused
-
-
-@st.cache_data(show_spinner=False)
-def _countries() -> list[str]:
-    """All of ISO 3166-1: what occurs in the lake would change under the reader."""
-    return sorted(country.alpha_2 for country in pycountry.countries)
 
 
 def _feed(reader: Reader, filters: view.Filters, paused: bool) -> None:

@@ -85,6 +85,7 @@ FIRST = [
         written("amount", "1.5E+1", account_id="ACCT_10"),
         TRANSACTION,
     ),
+    _good("a currency that is withdrawn", 12, currency="HRK"),
     _keyed("duplicate at once", line(account_id="ACCT_3"), DUPLICATE),
     _keyed(
         "conflict at once",
@@ -112,6 +113,7 @@ FIRST = [
     _bad("an account without digits", "bad_account", account_id="ACCT_"),
     _bad("no offset", "bad_timestamp", ts="2025-01-15T11:59:58"),
     _bad("the 30th of February", "bad_timestamp", ts="2025-02-30T11:59:58Z"),
+    _bad("the year 1", "bad_timestamp", ts="0001-01-01T00:00:00Z"),
     _bad("from 2099", "future_timestamp", ts="2099-01-01T00:00:00Z"),
     _bad("5 min 1 ms ahead", "future_timestamp", ts="2025-01-15T12:05:00.001Z"),
     _bad("no country", "bad_country", country="XX"),
@@ -119,6 +121,8 @@ FIRST = [
     Case("1e308", b"ACCT_1", written("amount", "1e308"), "bad_amount"),
     _bad("three decimals", "bad_amount", amount=1.001),
     _bad("no currency", "bad_currency", currency="XYZ"),
+    Case("another account's key", b"ACCT_1", line(account_id="ACCT_13"), "bad_key"),
+    Case("an empty key", b"", line(account_id="ACCT_13"), "bad_key"),
     _bad("country before amount", "bad_country", country="us", amount=-1),
 ]
 """In the lake after the first drain: every rule, one record after the other."""

@@ -48,7 +48,7 @@ TABLES = (BRONZE, *SILVER)
 
 def sent(settings: Settings, bootstrap: str, *values: bytes) -> None:
     ensure_topic(settings, bootstrap)
-    send(settings, bootstrap, [(b"key", value) for value in values], ARRIVED_MS)
+    send(settings, bootstrap, [(None, value) for value in values], ARRIVED_MS)
 
 
 def drained(spark: SparkSession, settings: Settings, bootstrap: str, **options) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -63,6 +64,13 @@ def test_order_and_unit_of_the_times_do_not_matter():
     for unit in ("ms", "us", "ns"):
         assert rates(at(0, 1.5, 2, 7).dt.as_unit(unit), window=3) == expected
     assert rates(at(0, 1.5, 2, 7).dt.tz_localize(None), window=3) == expected
+
+
+def test_times_that_nanoseconds_do_not_reach():
+    later = at(0, 1.5, 2, 7).dt.tz_localize(None).dt.as_unit("us")
+    later += np.timedelta64(365_000, "D")  # some thousand years
+
+    assert rates(later, window=3) == rates(at(0, 1.5, 2, 7), window=3)
 
 
 def test_one_event_and_none():

@@ -34,18 +34,23 @@ class Checkpoint:
 
     def has_offsets(self) -> bool:
         """Whether a micro-batch was ever planned here."""
-        return self._has_numbers("offsets")
+        return self.newest("offsets") is not None
 
     def has_commits(self) -> bool:
         """Whether a micro-batch was ever completed here."""
-        return self._has_numbers("commits")
+        return self.newest("commits") is not None
 
-    def _has_numbers(self, name: str) -> bool:
+    def newest(self, name: str) -> int | None:
+        """The newest batch in ``offsets`` (planned) or ``commits`` (completed)."""
         folder = self._path(f"{self.uri}/{name}")
         if not self._fs.exists(folder):
-            return False
+            return None
         names = (status.getPath().getName() for status in self._fs.listStatus(folder))
-        return any(name.isdigit() for name in names)
+        return max((int(name) for name in names if name.isdigit()), default=None)
+
+    def drop_plan(self, batch: int) -> None:
+        """Delete a batch's plan, which nothing has been done of."""
+        self._fs.delete(self._path(f"{self.uri}/offsets/{batch}"), False)
 
     def application_id(self, query: str) -> str:
         """The id under which the query's batches are numbered in the tables.

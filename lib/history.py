@@ -286,7 +286,7 @@ def behind(
     newest: np.ndarray, known_from: np.ndarray, watermark_us: int, rules: Thresholds
 ) -> np.ndarray:
     """bool (A): the watermark is a whole retention past the account's last event."""
-    # One without a punctual event was met when the watermark stood here.
+    # As `lib.state_codec.last_seen`.
     last = np.maximum(newest, known_from + rules.retention_us)
     return last < max(NEVER, watermark_us - rules.retention_us)
 

@@ -145,6 +145,14 @@ class LocalLake:
             updates=new, predicate=f"NOT new.{CORRECTION}"
         ).execute()
 
+    def is_empty(self, name: str) -> bool:
+        """Whether the table has no rows."""
+        return not self._table(name).file_uris()
+
+    def has_seen(self, name: str, batch: Batch) -> bool:
+        """Whether the batch is in the table."""
+        return _has_seen(self._table(name), name, batch)
+
     def read(
         self, name: str, columns: Sequence[str], where: pc.Expression | None = None
     ) -> Iterator[pa.Table]:
@@ -194,6 +202,18 @@ class SparkLake:
             writer = writer.option("txnAppId", batch.name(name))
             writer = writer.option("txnVersion", batch.number)
         writer.save(self._settings.table(name))
+
+    def is_empty(self, name: str) -> bool:
+        """Whether the table has no rows."""
+        return self.read(name).isEmpty()
+
+    def has_seen(self, name: str, batch: Batch) -> bool:
+        """Whether the batch is in the table."""
+        delta = self._spark.sparkContext._jvm.org.apache.spark.sql.delta.DeltaLog
+        log = delta.forTable(self._spark._jsparkSession, self._settings.table(name))
+        seen = log.update(False, delta.update_default_2(), delta.update_default_3())
+        last = seen.transactions().get(batch.name(name))
+        return last.isDefined() and last.get() >= batch.number
 
     def read(self, name: str) -> DataFrame:
         """The table's rows."""

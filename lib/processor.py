@@ -25,10 +25,11 @@ from pyspark.sql.streaming.stateful_processor import (
     TimerValues,
 )
 
+from lib import expiry
 from lib.detectors import THRESHOLDS
 from lib.lake import DataFile
 from lib.scoring import INPUT, Judged, judge, parse
-from lib.state_codec import newest_of
+from lib.state_codec import NEVER, last_seen, newest_of
 from lib.tables import UNSURE, table_rows
 from lib.workers import spare_the_collector
 
@@ -37,10 +38,13 @@ ROWS, CORRECTIONS = "rows", "corrections"
 """Kinds of output: Arrow tables (schemas JUDGED and CORRECTION) as IPC streams. Any
 other kind is the name of a table, and its payload a `DataFile` of it."""
 
-LARGE = 5_000
-"""From so many records on a call writes its Parquet files itself, so that the rows
-don't pass through the JVM to the driver. Below, one file for all calls is cheaper to
-commit and to read."""
+LARGE, LARGE_BYTES = 5_000, 4 * 2**20
+"""From so many records or bytes on a call writes its Parquet files itself, so that the
+rows don't pass through the JVM to the driver. Below, one file for all calls is cheaper
+to commit and to read."""
+
+SLICE_BYTES = 64 * 2**20
+"""Payload that is taken at once, many times that of a usual batch."""
 
 _BATCH_ID = "streaming.sql.batchId"  # Spark's MicroBatchExecution sets it
 
@@ -71,54 +75,103 @@ class AccountProcessor(StatefulProcessor):
         self._accounts = handle.getMapState(
             "accounts", "account_id string", "value binary"
         )
-        self._clock = handle.getValueState("clock", "newest_us bigint")
+        # The greatest ts there was, and the next part of `_weeks` to look at.
+        self._clock = handle.getValueState(
+            "clock", "newest_us long, week int, part int"
+        )
+        self._weeks = handle.getMapState(
+            "weeks", "week int, part int", "account_ids string"
+        )
 
     def handleInputRows(
         self, key: tuple, rows: Iterator[pd.DataFrame], timerValues: TimerValues
     ) -> Iterator[pd.DataFrame]:
         """Take the records of one batch; yields rows of OUTPUT."""
         spare_the_collector()
-        parsed = parse(_records(rows))
-        clock = self._clock.get()
-        values = {
-            account: bytes(value[0])
-            for account in parsed.accounts
-            if (value := self._accounts.getValue((account,))) is not None
-        }
-        judged = judge(
-            parsed, values, clock[0] - THRESHOLDS.lateness_us if clock else None
-        )
-        for account, value in judged.values.items():
-            if values.get(account) != value:
-                self._accounts.updateValue((account,), (value,))
-        for account in values.keys() - judged.values.keys():
-            self._accounts.removeKey((account,))
-        newest = judged.newest_us
-        if newest is not None and (clock is None or newest > clock[0]):
-            self._clock.update((newest,))
-        packets = list(self._packets(judged))
+        packets = []
+        for records in slices(rows):
+            packets += self._packets(self._judge(records))
+        self._sweep()
         yield pd.DataFrame(packets, columns=["kind", "payload"])
 
     def handleInitialState(
         self, key: tuple, initialState: pd.DataFrame, timerValues: TimerValues
     ) -> None:
         """Remember accounts (columns ``account_id``, ``value``) in a new checkpoint."""
-        newest = []
-        for account, value in zip(
-            initialState["account_id"], initialState["value"], strict=True
-        ):
-            self._accounts.updateValue((account,), (bytes(value),))
-            newest.append(newest_of(value))
+        values = dict(
+            zip(
+                initialState["account_id"],
+                map(bytes, initialState["value"]),
+                strict=True,
+            )
+        )
+        self._remember({}, values)
+
+    def _judge(self, records: pa.Table) -> Judged:
+        parsed = parse(records)
         clock = self._clock.get()
-        if newest and (clock is None or max(newest) > clock[0]):
-            self._clock.update((max(newest),))
+        known = {
+            account: value
+            for account in parsed.accounts
+            if (value := self._value(account)) is not None
+        }
+        watermark_us = clock[0] - THRESHOLDS.lateness_us if clock else None
+        judged = judge(parsed, known, watermark_us)
+        for account in known.keys() - judged.values.keys():
+            self._forget(account)
+        self._remember(known, judged.values)
+        return judged
+
+    def _remember(self, known: dict[str, bytes], values: dict[str, bytes]) -> None:
+        """Store the accounts that differ, and when they were last seen."""
+        seen = []
+        for account, value in values.items():
+            before = known.get(account)
+            if value == before:
+                continue
+            self._accounts.updateValue((account,), (value,))
+            last = last_seen(value, THRESHOLDS)
+            if before is None or expiry.week_of(last) != expiry.week_of(
+                last_seen(before, THRESHOLDS)
+            ):
+                seen.append((account, last))
+        newest = max((newest_of(value) for value in values.values()), default=NEVER)
+        clock = self._clock.get()
+        if newest > (clock[0] if clock else NEVER):
+            begin = clock[1:] if clock else (expiry.week_of(newest), 0)
+            clock = (newest, *begin)
+            self._clock.update(clock)
+        if seen and clock:
+            # The week that is being looked at has parts behind it already.
+            expiry.enter(self._weeks, seen, not_before=clock[1] + bool(clock[2]))
+
+    def _sweep(self) -> None:
+        """Forget accounts that the watermark has left a whole retention behind."""
+        clock = self._clock.get()
+        if clock is None:
+            return
+        newest, *begin = clock
+        watermark_us = newest - THRESHOLDS.lateness_us
+        end = expiry.sweep(
+            self._weeks, self._value, self._forget, tuple(begin), watermark_us
+        )
+        if end != tuple(begin):
+            self._clock.update((newest, *end))
+
+    def _value(self, account: str) -> bytes | None:
+        found = self._accounts.getValue((account,))
+        return None if found is None else bytes(found[0])
+
+    def _forget(self, account: str) -> None:
+        self._accounts.removeKey((account,))
 
     def close(self) -> None:
         """Nothing is open."""
 
     def _packets(self, judged: Judged) -> Iterator[tuple[str, bytes]]:
         rows, target = judged.records, self._target
-        if target.folder is not None and len(rows) >= LARGE:
+        large = len(rows) >= LARGE or rows.nbytes >= LARGE_BYTES
+        if target.folder is not None and large:
             # What is not certain yet is decided by the driver, from the table.
             unsure = pc.equal(rows["status"], UNSURE)
             certain, rows = rows.filter(pc.invert(unsure)), rows.filter(unsure)
@@ -151,16 +204,29 @@ def from_ipc(payload: pa.Buffer | bytes) -> pa.Table:
     return pa.ipc.open_stream(payload).read_all()
 
 
-def _records(rows: Iterator[pd.DataFrame]) -> pa.Table:
-    """The operator's input as a table of schema INPUT."""
+def slices(rows: Iterator[pd.DataFrame]) -> Iterator[pa.Table]:
+    """The operator's input in Kafka order, in tables (schema `lib.scoring.INPUT`) of up
+    to SLICE_BYTES.
+
+    A batch may be planned on a thousand records of a megabyte each. However the records
+    are cut, the answers are the same.
+    """
     chunks = list(rows)
-    columns = []
-    for name, field in zip(
-        ("key", "value", "partition", "offset", "kafka_us"), INPUT, strict=True
-    ):
-        values = np.concatenate([chunk[name].to_numpy() for chunk in chunks])
-        if pa.types.is_timestamp(field.type):
-            columns.append(pa.array(values, pa.int64()).cast(field.type))
-        else:
-            columns.append(pa.array(values, field.type))
-    return pa.table(columns, schema=INPUT)
+    columns = {
+        name: np.concatenate([chunk[name].to_numpy() for chunk in chunks])
+        for name in ("key", "value", "partition", "offset", "kafka_us")
+    }
+    order = np.lexsort((columns["offset"], columns["partition"]))
+    sizes = [len(value or b"") for value in columns["value"][order].tolist()]
+    part = np.cumsum(sizes) // SLICE_BYTES
+    for indices in np.split(order, np.flatnonzero(np.diff(part)) + 1):
+        cut = (column[indices] for column in columns.values())
+        yield pa.table(
+            [
+                pa.array(values, pa.int64()).cast(field.type)
+                if pa.types.is_timestamp(field.type)
+                else pa.array(values, field.type)
+                for values, field in zip(cut, INPUT, strict=True)
+            ],
+            schema=INPUT,
+        )

@@ -386,8 +386,9 @@ def start(
     for name in SCHEMAS:
         lake.create(name)  # so that readers never find none
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
-    beginning = recovery.beginning(spark, settings, bootstrap, lake, checkpoint)
     app = checkpoint.application_id(QUERY)
+    recovery.drop_plan(lake, checkpoint, app)
+    beginning = recovery.beginning(spark, settings, bootstrap, lake, checkpoint)
     folder = local_path(settings.lake)
     # Workers may write there if they run on this machine.
     here = folder is not None and settings.master.startswith("local")

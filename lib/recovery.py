@@ -29,7 +29,7 @@ from lib.clients import end_offsets
 from lib.config import Settings
 from lib.detectors import THRESHOLDS, Thresholds
 from lib.errors import FraudError
-from lib.lake import LocalLake, SparkLake, with_corrections
+from lib.lake import Batch, LocalLake, SparkLake, with_corrections
 from lib.parsing import integers
 from lib.scoring import INPUT, JUDGED, as_conflicts, judge, parse, settle
 from lib.state_codec import NEVER, Rows, State
@@ -79,15 +79,16 @@ def beginning(
     Raises:
         FraudError: silver is not what bronze says that it must be.
     """
+    offsets = "earliest"
     if not checkpoint.has_offsets():
-        _take_over(spark, settings, lake, checkpoint)
+        offsets = _take_over(spark, settings, bootstrap, lake, checkpoint)
     accounts = None
     version = checkpoint.recall(_ACCOUNTS)
     if version and not checkpoint.has_commits():
         scored = spark.read.format("delta").option("versionAsOf", version)
         accounts = accounts_of(scored.load(settings.table(SCORED)))
     return Beginning(
-        offsets=_offsets(spark, settings, bootstrap),
+        offsets=offsets,
         first_batch=int(checkpoint.recall(_FIRST_BATCH) or 0),
         slots=int(checkpoint.recall(_SLOTS)),
         accounts=accounts,
@@ -97,24 +98,43 @@ def beginning(
 def _take_over(
     spark: SparkSession,
     settings: Settings,
+    bootstrap: str,
     lake: LocalLake | SparkLake,
     checkpoint: Checkpoint,
-) -> None:
-    """Note in a new checkpoint what it takes over from the lake."""
-    bronze = _read(spark, settings, BRONZE)
-    last = bronze.agg(F.max("batch")).first()[0]
-    version = ""
-    if last is not None:
+) -> str:
+    """Note in a new checkpoint what it takes over from the lake.
+
+    Returns:
+        ``startingOffsets`` for Spark's Kafka source.
+    """
+    offsets, first_batch, version = "earliest", 0, ""
+    if not lake.is_empty(BRONZE):
+        last = _read(spark, settings, BRONZE).agg(F.max("batch")).first()[0]
         complete_batch(spark, settings, lake, last)
         _require_silver(spark, settings)
-        version = str(_version(spark, settings, SCORED))
-    checkpoint.remember(_FIRST_BATCH, str(0 if last is None else last + 1))
+        offsets = _behind_bronze(spark, settings, bootstrap)
+        first_batch, version = last + 1, str(_version(spark, settings, SCORED))
+    checkpoint.remember(_FIRST_BATCH, str(first_batch))
     checkpoint.remember(_SLOTS, spark.conf.get("spark.sql.shuffle.partitions"))
     checkpoint.remember(_ACCOUNTS, version)
+    return offsets
 
 
-def _offsets(spark: SparkSession, settings: Settings, bootstrap: str) -> str:
-    """Behind what bronze holds of the topic; a checkpoint with offsets ignores it."""
+def drop_plan(lake: LocalLake | SparkLake, checkpoint: Checkpoint, app: str) -> None:
+    """Let the query plan its next batch anew, if the lake has nothing of it yet.
+
+    A batch that was planned and not completed would be tried again as it is, also if it
+    is what stopped the query: too large for the memory, for one.
+    """
+    planned = checkpoint.newest("offsets")
+    if planned is None or planned == checkpoint.newest("commits"):
+        return
+    if not lake.has_seen(BRONZE, Batch(app, planned)):
+        checkpoint.drop_plan(planned)
+
+
+def _behind_bronze(spark: SparkSession, settings: Settings, bootstrap: str) -> str:
+    """``startingOffsets`` behind what bronze holds of the topic."""
     bronze = _read(spark, settings, BRONZE).where(F.col("topic") == settings.topic)
     ends = bronze.groupBy("partition").agg(F.max("offset") + 1)
     stored = dict(ends.collect())

@@ -17,6 +17,8 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
+from lib.detectors import Thresholds
+
 NEVER = -(2**63)  # a time before all times, in µs
 
 _VERSION = 2
@@ -169,9 +171,16 @@ def decode(values: Mapping[str, bytes]) -> State:
 
 
 def newest_of(value: bytes) -> int:
-    """µs: until when the account was seen, NEVER if that is not known."""
+    """µs: the account's newest punctual event, or NEVER."""
     _version, newest, *_rest = _header(value)
     return newest
+
+
+def last_seen(value: bytes, rules: Thresholds) -> int:
+    """µs: the account's newest punctual event; without one, the watermark at which it
+    was met."""
+    _version, newest, known_from, *_rest = _header(value)
+    return max(newest, known_from + rules.retention_us)
 
 
 def _header(value: bytes) -> tuple[int, ...]:

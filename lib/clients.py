@@ -182,6 +182,29 @@ def _offsets(settings: Settings, bootstrap: str, spec: OffsetSpec) -> dict[int, 
         client.close()
 
 
+def record_bytes(settings: Settings, bootstrap: str) -> float | None:
+    """Bytes that a record of the topic takes in the broker's log, on average.
+
+    None if the topic is empty or the broker does not tell.
+    """
+    begins, ends = (f(settings, bootstrap) for f in (begin_offsets, end_offsets))
+    records = sum(ends.values()) - sum(begins.values())
+    client = admin(settings, bootstrap)
+    try:
+        described = client.describe_log_dirs([settings.topic])
+    except KafkaError:
+        return None  # it takes a right that a reader of the topic need not have
+    finally:
+        client.close()
+    sizes: dict[int, int] = {}  # the largest replica of each partition
+    for folder in (each for broker in described for each in broker["log_dirs"]):
+        for topic in folder["topics"]:
+            for part in topic["partitions"]:
+                number, size = part["partition_index"], part["partition_size"]
+                sizes[number] = max(sizes.get(number, 0), size)
+    return sum(sizes.values()) / records if records and sizes else None
+
+
 def quiet_client_log(settings: Settings) -> None:
     """Send kafka-python's log to a file: a client that waits for a broker warns at
     every try, and Python would print that to the terminal."""

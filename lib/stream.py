@@ -16,7 +16,7 @@ from pyspark.sql.streaming import StreamingQuery
 
 from lib import query
 from lib.checkpoint import exclusive
-from lib.clients import ensure_topic
+from lib.clients import ensure_topic, record_bytes
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.heartbeat import publishing
@@ -26,9 +26,12 @@ POLL_SECONDS = 0.2
 AT_ONCE = "0 seconds"
 """The default trigger: the next micro-batch begins as soon as there is data."""
 
-DRAIN_OFFSETS = 250_000
-"""Records per micro-batch when draining: large enough that a batch's fixed cost
-doesn't count, small enough for 2 GB of memory."""
+BATCH_RECORDS = 250_000
+"""Records per micro-batch at most, if nobody says otherwise: large enough that a
+batch's fixed cost doesn't count, small enough for 2 GB of memory."""
+
+BATCH_BYTES = 512 * 2**20
+"""What a micro-batch may take of the broker's log, by the topic's average record."""
 
 
 class Pipeline:
@@ -110,6 +113,14 @@ def committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
     return all(offsets.get(str(part), 0) >= end for part, end in ends.items())
 
 
+def batch_records(settings: Settings, bootstrap: str) -> int:
+    """How many records a micro-batch may have, so that its payload is bounded, too."""
+    size = record_bytes(settings, bootstrap)
+    if size is None:
+        return BATCH_RECORDS
+    return max(1, min(BATCH_RECORDS, int(BATCH_BYTES / size)))
+
+
 @contextmanager
 def pipeline(
     spark: SparkSession,
@@ -129,17 +140,16 @@ def pipeline(
         bootstrap: bootstrap servers.
         drain: take what the topic holds now and end, instead of going on.
         trigger: the processing-time interval, unless draining.
-        max_offsets: records per micro-batch at most.
+        max_offsets: records per micro-batch at most; None for `batch_records`.
         on_records: called with the number of records so far after each batch.
 
     Raises:
         FraudError: another stream has this checkpoint, or the query can't start.
     """
     chosen = {"availableNow": True} if drain else {"processingTime": trigger}
-    if drain and max_offsets is None:
-        max_offsets = DRAIN_OFFSETS
     with exclusive(settings):
         ensure_topic(settings, bootstrap)
+        max_offsets = max_offsets or batch_records(settings, bootstrap)
         running = Pipeline(
             spark,
             settings,

@@ -163,7 +163,7 @@ def _write_page(spark: SparkSession, settings: Settings) -> Path:
         rolling_rate(newest),
         f"{len(newest):,} transactions reached Delta at the rate they were sent",
     )
-    page = settings.home / "demo" / "throughput.html"
+    page = settings.own_dir / "demo" / "throughput.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     figure.write_html(page, include_plotlyjs=True)
     return page

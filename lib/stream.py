@@ -191,7 +191,7 @@ def pipeline(
             on_records=on_records,
         )
         try:
-            with publishing(settings.home, running.queries):
+            with publishing(settings, running.queries):
                 yield running
         finally:
             running.stop()

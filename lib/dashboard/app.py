@@ -62,6 +62,9 @@ def _overview(reader: Reader) -> None:
 
 
 def _status(reader: Reader) -> None:
+    if trouble := reader.health_trouble:
+        st.html(markup.status("bad", f"can't tell how the stream is: {trouble}"))
+        return
     st.html(markup.status(*stream_status(reader.health(), time.time())))
 
 
@@ -211,13 +214,20 @@ def _lag_table(health: Health) -> str:
     names = list(health.queries)
     lags = {name: health.lag(name) for name in names}
     lines = [
-        (f"partition {part}", end, *(lags[name].get(part, 0) for name in names))
+        (f"partition {part}", end, *(_lag(lags[name], part) for name in names))
         for part, end in sorted(health.ends.items())
     ]
     total = ("all", sum(health.ends.values()))
-    lines.append((*total, *(sum(lags[name].values()) for name in names)))
+    lines.append((*total, *(_lag(lags[name]) for name in names)))
     head = ("", "next offset", *(f"lag of {name}" for name in names))
     return markup.plain("Kafka lag, from Spark's own offsets", head, lines)
+
+
+def _lag(lag: dict[int, int] | None, part: int | None = None) -> int | str:
+    """One partition's lag, or all of it; a dash for a query that reads no topic."""
+    if lag is None:
+        return "–"
+    return sum(lag.values()) if part is None else lag.get(part, 0)
 
 
 def _query_table(health: Health) -> str:

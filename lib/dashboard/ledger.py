@@ -106,13 +106,14 @@ class Books:
     """The lake's counts at one moment, read table by table while the stream writes.
 
     Attributes:
-        committed: records whose offsets query "ingest" has committed; None if its
-            progress is unknown.
+        committed: offsets that the stream has committed; None if its progress is
+            unknown.
         bronze: rows of bronze/tx_events.
         transactions: rows of silver/transactions.
         quarantine: rows of silver/quarantine.
         scored: rows of silver/scored.
         behind: records in Kafka that a query has not committed yet; None if unknown.
+        catching_up: whether a query whose lag is unknown is still at work.
     """
 
     committed: int | None
@@ -121,6 +122,12 @@ class Books:
     quarantine: int
     scored: int
     behind: int | None
+    catching_up: bool = False
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a query has something to do yet."""
+        return bool(self.behind) or self.catching_up
 
     @property
     def duplicates(self) -> int:
@@ -164,9 +171,9 @@ class Verdict:
         """
         if books != self._last:
             self._last, self._since = books, now
-        if not books.differences and not books.behind:
+        if not books.differences and not books.under_way:
             return "balanced"
         still = now - self._since >= self.PATIENCE_SECONDS
-        if books.differences and still and not books.behind:
+        if books.differences and still and not books.under_way:
             return "not balanced"
         return "under way"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from collections import OrderedDict
 
 from lib.dashboard.model import Row
-from lib.events import mask_account
+from lib.events import mask_accounts
 
 REMEMBERED = 5_000
 """Accounts whose tokens lead back: far more than one page ever shows."""
 
-_ACCOUNT = re.compile(r"ACCT_[0-9]+")
 LABELS = {
     "velocity": "FRAUD: VELOCITY",
     "geo": "FRAUD: GEO ANOMALY",
@@ -54,18 +52,15 @@ class Tokens:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def scrub(text: str) -> str:
-    """Text from a record, with every account id in it masked."""
-    return _ACCOUNT.sub(lambda found: mask_account(found[0]), text)
-
-
 def reason(row: Row, detector: str) -> str:
     """Why the detector fires on the row, in words."""
     if detector == "velocity":
         return f"{row.velocity_count} transactions in 60 s"
     if detector == "geo":
-        came = scrub(row.prev_country or "?")
-        return f"{came} → {scrub(row.country)} in {duration(row.gap_seconds or 0)}"
+        came = mask_accounts(row.prev_country or "?")
+        return (
+            f"{came} → {mask_accounts(row.country)} in {duration(row.gap_seconds or 0)}"
+        )
     return f"z = {row.z:.1f} over {row.baseline_n} purchases"
 
 

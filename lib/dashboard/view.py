@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from lib.dashboard.accounts import History
-from lib.dashboard.masking import LABELS, Tokens, reason, scrub
+from lib.dashboard.masking import LABELS, Tokens, reason
 from lib.dashboard.model import Row
 from lib.dashboard.tally import DETECTORS, SLOT_SECONDS
-from lib.events import mask_account
+from lib.events import mask_account, mask_accounts
 from lib.inert import for_spreadsheet
 
 FEED_ROWS = 40
@@ -114,8 +114,8 @@ def entry(row: Row, tokens: Tokens) -> Entry:
         event_time=f"{row.ts:%Y-%m-%d %H:%M:%S}",
         account=mask_account(row.account_id),
         token=tokens.account(row.account_id),
-        merchant=scrub(row.merchant),
-        country=scrub(row.country),
+        merchant=mask_accounts(row.merchant),
+        country=mask_accounts(row.country),
         amount=f"{row.amount:,} {row.currency}",
         badges=badges,
         late=row.late,
@@ -187,7 +187,7 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
         columns ``country``, ``transactions``, ``alerts``, most alerts first.
     """
     rows = [
-        (scrub(country), countries[country], alerts)
+        (mask_accounts(country), countries[country], alerts)
         for country, alerts in flagged.items()
         if alerts > 0
     ]

@@ -14,6 +14,8 @@ from lib.dashboard.follow import NoTable
 from lib.dashboard.health import NOT_ASKED, Health, age_text, clock_text
 from lib.dashboard.reader import Live, Reader
 from lib.dashboard.tally import DETECTORS
+from lib.events import mask_accounts
+from lib.inert import for_markdown
 
 # How often each part is drawn anew; a chart costs more than a table.
 FEED_SECONDS = 0.7
@@ -114,14 +116,20 @@ def _feed(reader: Reader, filters: view.Filters, paused: bool) -> None:
     if live.trouble and not live.rows:
         st.info(
             "There are no scored transactions to show yet: `make demo` starts "
-            f"everything, `python -m lib stream` the stream alone. ({live.trouble})"
+            "everything, `python -m lib stream` the stream alone. "
+            f"({_told(live.trouble)})"
         )
         return
     if live.trouble:
-        st.warning(f"The table can't be read just now: {live.trouble}")
+        st.warning(f"The table can't be read just now: {_told(live.trouble)}")
     st.html(markup.feed(live.entries, f"Newest of {live.rows:,} transactions"))
     if not live.entries:
         st.caption("No transaction in memory passes the filters.")
+
+
+def _told(trouble: str) -> str:
+    """Somebody else's words among our own, which Streamlit takes for Markdown."""
+    return for_markdown(mask_accounts(trouble))
 
 
 def _frozen(reader: Reader, filters: view.Filters, paused: bool) -> Live:
@@ -200,7 +208,7 @@ def _health(reader: Reader) -> None:
     with one:
         st.html(_lag_table(health))
         if health.broker_trouble:
-            st.caption(f"Broker: {health.broker_trouble}")
+            st.caption(f"Broker: {_told(health.broker_trouble)}")
         st.html(_query_table(health))
     with other:
         st.html(_books_table(*judged))
@@ -270,7 +278,7 @@ def _account(reader: Reader, token: str) -> None:
     try:
         page = reader.account(token)
     except NoTable as error:
-        st.warning(f"The account's history can't be read just now: {error}")
+        st.warning(f"The account's history can't be read just now: {_told(str(error))}")
         return
     if page is None:
         st.info("This link is from an earlier run of the dashboard: choose it anew.")

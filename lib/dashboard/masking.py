@@ -61,7 +61,12 @@ def reason(row: Row, detector: str) -> str:
         return (
             f"{came} → {mask_accounts(row.country)} in {duration(row.gap_seconds or 0)}"
         )
-    return f"z = {row.z:.1f} over {row.baseline_n} purchases"
+    return f"z = {score(row.z)} over {row.baseline_n} purchases"
+
+
+def score(z: float) -> str:
+    """A z-score as a person reads it: amounts that are all but equal make it huge."""
+    return f"{z:.1f}" if abs(z) < 1e6 else f"{z:.0e}"
 
 
 def duration(seconds: float) -> str:

@@ -16,10 +16,11 @@ from lib.dashboard.masking import LABELS, Tokens, reason
 from lib.dashboard.model import Row
 from lib.dashboard.tally import DETECTORS, SLOT_SECONDS
 from lib.events import mask_account, mask_accounts
-from lib.inert import for_spreadsheet
+from lib.inert import for_html, for_label, for_spreadsheet
 
 FEED_ROWS = 40
 TOP_ACCOUNTS = 10
+CODE_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def entry(row: Row, tokens: Tokens) -> Entry:
         token=tokens.account(row.account_id),
         merchant=mask_accounts(row.merchant),
         country=mask_accounts(row.country),
-        amount=f"{row.amount:,} {row.currency}",
+        amount=f"{row.amount:,} {mask_accounts(row.currency)}",
         badges=badges,
         late=row.late,
         revised=row.revision > 0,
@@ -187,13 +188,19 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
         columns ``country``, ``transactions``, ``alerts``, most alerts first.
     """
     rows = [
-        (mask_accounts(country), countries[country], alerts)
+        (_code(country), countries[country], alerts)
         for country, alerts in flagged.items()
         if alerts > 0
     ]
     frame = pd.DataFrame(rows, columns=["country", "transactions", "alerts"])
     order = ["alerts", "transactions", "country"]
     return frame.sort_values(order, ascending=[False, False, True]).head(most)
+
+
+def _code(text: str) -> str:
+    """A country's or a currency's code as a chart's label, which Plotly takes for
+    HTML; in a table of somebody else it may be any text."""
+    return for_html(for_label(mask_accounts(text), CODE_LENGTH))
 
 
 def top_accounts(accounts: dict[str, list[int]], tokens: Tokens) -> list[dict]:
@@ -266,7 +273,7 @@ def _point(row: Row, z_limit: float) -> dict[str, object]:
     return {
         "ts": row.ts,
         "amount": float(row.amount),
-        "currency": row.currency,
+        "currency": _code(row.currency),
         "mean": mean if known else None,
         "low": max(0.0, mean - z_limit * spread) if known else None,
         "high": mean + z_limit * spread if known else None,

@@ -256,7 +256,7 @@ def _delay(seconds: float | None) -> str:
 
 def _books_table(books, verdict: str) -> str:
     lines = [
-        ("committed by Spark", "–" if books.committed is None else books.committed),
+        ("offsets committed", "–" if books.committed is None else books.committed),
         ("bronze", books.bronze),
         ("transactions", books.transactions),
         ("quarantine", books.quarantine),
@@ -265,9 +265,18 @@ def _books_table(books, verdict: str) -> str:
         ("under way", "–" if books.behind is None else books.behind),
     ]
     table = markup.plain(f"Books: {verdict}", ("", "records"), lines)
-    if verdict != "not balanced":
-        return table
-    return table + markup.status("bad", "; ".join(books.differences))
+    if verdict == "not balanced":
+        return table + markup.status("bad", "; ".join(books.differences))
+    if verdict == "to be reconciled":
+        return table + markup.status("idle", _empty(books.empty_offsets))
+    return table
+
+
+def _empty(offsets: int) -> str:
+    return (
+        f"{offsets:,} offsets without a row in bronze: ends of transactions and "
+        "aborted records have one too; python -m lib reconcile tells if one is missing"
+    )
 
 
 # -- account ----------------------------------------------------------------------

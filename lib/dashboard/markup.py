@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lib.charts import COLOURS
-from lib.dashboard.view import CODE_LENGTH, Entry
+from lib.dashboard.masking import CODE_LENGTH
+from lib.dashboard.view import Entry
 from lib.events import mask_accounts
 from lib.inert import LABEL_LENGTH, for_html, for_label
 

@@ -9,10 +9,12 @@ from collections import OrderedDict
 
 from lib.dashboard.model import Row
 from lib.events import mask_accounts
+from lib.inert import for_label
 
 REMEMBERED = 5_000
 """Accounts whose tokens lead back: far more than one page ever shows."""
 
+CODE_LENGTH = 12
 LABELS = {
     "velocity": "FRAUD: VELOCITY",
     "geo": "FRAUD: GEO ANOMALY",
@@ -52,15 +54,18 @@ class Tokens:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
+def code(text: str) -> str:
+    """A country's or a currency's code; in somebody else's table it may be any text."""
+    return for_label(mask_accounts(text), CODE_LENGTH)
+
+
 def reason(row: Row, detector: str) -> str:
     """Why the detector fires on the row, in words."""
     if detector == "velocity":
         return f"{row.velocity_count} transactions in 60 s"
     if detector == "geo":
-        came = mask_accounts(row.prev_country or "?")
-        return (
-            f"{came} → {mask_accounts(row.country)} in {duration(row.gap_seconds or 0)}"
-        )
+        came, here = code(row.prev_country or "?"), code(row.country)
+        return f"{came} → {here} in {duration(row.gap_seconds or 0)}"
     return f"z = {score(row.z)} over {row.baseline_n} purchases"
 
 

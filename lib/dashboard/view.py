@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from lib.dashboard.accounts import History
-from lib.dashboard.masking import LABELS, Tokens, reason
+from lib.dashboard.masking import LABELS, Tokens, code, reason
 from lib.dashboard.model import Row
 from lib.dashboard.tally import DETECTORS, SLOT_SECONDS
 from lib.events import mask_account, mask_accounts
-from lib.inert import for_html, for_label, for_spreadsheet
+from lib.inert import for_html, for_spreadsheet
 
 FEED_ROWS = 40
 TOP_ACCOUNTS = 10
-CODE_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
         columns ``country``, ``transactions``, ``alerts``, most alerts first.
     """
     rows = [
-        (_code(country), countries[country], alerts)
+        (_axis_code(country), countries[country], alerts)
         for country, alerts in flagged.items()
         if alerts > 0
     ]
@@ -197,10 +196,9 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
     return frame.sort_values(order, ascending=[False, False, True]).head(most)
 
 
-def _code(text: str) -> str:
-    """A country's or a currency's code as a chart's label, which Plotly takes for
-    HTML; in a table of somebody else it may be any text."""
-    return for_html(for_label(mask_accounts(text), CODE_LENGTH))
+def _axis_code(text: str) -> str:
+    """A code at an axis, whose labels Plotly takes for HTML."""
+    return for_html(code(text))
 
 
 def top_accounts(accounts: dict[str, list[int]], tokens: Tokens) -> list[dict]:
@@ -273,7 +271,7 @@ def _point(row: Row, z_limit: float) -> dict[str, object]:
     return {
         "ts": row.ts,
         "amount": float(row.amount),
-        "currency": _code(row.currency),
+        "currency": _axis_code(row.currency),
         "mean": mean if known else None,
         "low": max(0.0, mean - z_limit * spread) if known else None,
         "high": mean + z_limit * spread if known else None,

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from lib.config import Settings
 from lib.errors import FraudError
+from lib.events import mask_accounts
+from lib.logs import MaskingFormatter
 
 _INTERVAL = re.compile(
     r"(\d+ *(microsecond|millisecond|second|minute|hour|day|week)s? *)+", re.IGNORECASE
@@ -339,7 +341,7 @@ def _print(result: dict[str, object]) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(mask_accounts(text) + "\n")  # a cause may quote a record
     sys.stderr.flush()
 
 
@@ -352,11 +354,9 @@ def _log_to_file(settings: Settings) -> None:
             f"can't write in {settings.home} ({error.strerror}): set FRAUD_HOME to a "
             "folder that you may write"
         ) from error
-    logging.basicConfig(
-        level=logging.INFO,
-        handlers=[handler],
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(MaskingFormatter(form))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # A line per Py4J call would fill the disk.
     logging.getLogger("py4j").setLevel(logging.WARNING)
 

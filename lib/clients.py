@@ -19,6 +19,7 @@ from kafka.errors import (
 
 from lib.config import Settings
 from lib.errors import FraudError
+from lib.logs import MaskingFormatter
 
 TOPIC_PARTITIONS = 4
 """Partitions of a topic that we create: two a core on a small machine, so that a
@@ -212,7 +213,7 @@ def quiet_client_log(settings: Settings) -> None:
     if not any(isinstance(h, logging.FileHandler) for h in logger.handlers):
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(settings.log_dir / "kafka-client.log", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
 

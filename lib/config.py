@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,18 @@ class Settings:
     def log_dir(self) -> Path:
         """Folder of the log files of Spark, the broker and the commands."""
         return self.home / "logs"
+
+    @property
+    def own_dir(self) -> Path:
+        """Folder below the home for files of this pipeline alone.
+
+        What tells two pipelines of one home apart is topic, lake and checkpoints: a
+        notebook's drain beside the demo leaves the demo's files as they are.
+        """
+        own = "\0".join((self.topic, self.lake, self.checkpoints))
+        digest = hashlib.sha256(own.encode(errors="surrogateescape")).hexdigest()
+        name = re.sub(r"[^\w.-]", "_", self.topic)[:60]
+        return self.home / "pipelines" / f"{name}-{digest[:12]}"
 
     @property
     def fingerprint(self) -> str:

@@ -20,7 +20,7 @@ from lib.dashboard.masking import Tokens
 from lib.dashboard.model import Row, ScoredModel
 from lib.dashboard.view import entry
 from lib.errors import FraudError
-from lib.inert import for_terminal
+from lib.inert import for_label, for_terminal
 from lib.progress import rolling_rate
 from lib.reconcile import Books, reconcile
 from lib.stream import Pipeline, pipeline
@@ -131,8 +131,9 @@ def feed_line(row: Row, tokens: Tokens) -> str:
     shown = entry(row, tokens)
     signals = "  ".join(f"{b.label} ({b.why})" for b in shown.badges)
     return (
-        f"  {shown.account}  {for_terminal(shown.merchant):<28.28}  "
-        f"{for_terminal(shown.country)}  {shown.amount:>16}  {for_terminal(signals)}"
+        f"  {shown.account:<9}  {for_label(shown.merchant, 28):<28}  "
+        f"{for_label(shown.country, 12)}  {for_label(shown.amount, 24):>16}  "
+        f"{for_terminal(signals)}"
     ).rstrip()
 
 
@@ -163,7 +164,7 @@ def _write_page(spark: SparkSession, settings: Settings) -> Path:
         rolling_rate(newest),
         f"{len(newest):,} transactions reached Delta at the rate they were sent",
     )
-    page = settings.home / "demo" / "throughput.html"
+    page = settings.own_dir / "demo" / "throughput.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     figure.write_html(page, include_plotlyjs=True)
     return page

@@ -140,8 +140,17 @@ def account_key(value: bytes | None) -> bytes | None:
 
 
 def mask_account(account_id: str) -> str:
-    """The account as people may see it: ACCT_0000084 becomes ACCT_••84."""
-    return f"ACCT_••{account_id.removeprefix('ACCT_')[-2:]}"
+    """The account as people may see it: ACCT_0000084 becomes ACCT_••84.
+
+    Of fewer than four digits none is shown: two would be the account, or most of it.
+    """
+    digits = account_id.removeprefix("ACCT_")
+    return f"ACCT_••{digits[-2:] if len(digits) >= 4 else ''}"
+
+
+def mask_accounts(text: str) -> str:
+    """A text that may quote records, with every account in it masked."""
+    return _ACCOUNT.sub(lambda found: mask_account(found[0]), text)
 
 
 def to_json(event: Event) -> str:

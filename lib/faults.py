@@ -251,7 +251,7 @@ class Laboratory:
         event = parse(generate(1, 1, seed=self._sent).lines[0].encode(), _NOW_US)
         event = event._replace(account_id=f"ACCT_9{self._sent:07}")
         earlier = event._replace(event_id="earlier", ts_us=event.ts_us - MINUTE)
-        file = self.settings.home / "faults" / "straggler.jsonl"
+        file = self.settings.home / "faults" / f"{self.settings.topic}-late.jsonl"
         for each in (event, earlier):
             file.write_text(to_json(each) + "\n")
             if each is event:

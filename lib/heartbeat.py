@@ -1,7 +1,8 @@
 """What the running queries say about themselves, in files, for processes without a JVM.
 
-Below ``FRAUD_HOME/progress``: ``heartbeat.json``, rewritten every second, and
-``<query>.jsonl``, one of Spark's StreamingQueryProgress reports a line.
+In a folder of the pipeline's own (``status_dir``): ``heartbeat.json``, rewritten every
+second, and ``<query>.jsonl``, one of Spark's StreamingQueryProgress reports a line.
+Which queries there are, the heartbeat says.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from lib.config import Settings
+from lib.events import mask_accounts
+
 BEAT_SECONDS = 1.0
 STALE_SECONDS = 5.0
 """A heartbeat older than this belongs to a process that was killed or hangs."""
@@ -27,6 +31,11 @@ MAX_BYTES = 4 * 1024 * 1024
 RUNNING, STOPPED, FAILED = "running", "stopped", "failed"
 _FILE = "heartbeat.json"
 _log = logging.getLogger(__name__)
+
+
+def status_dir(settings: Settings) -> Path:
+    """Where the queries of these settings say how they are."""
+    return settings.own_dir / "status"
 
 
 class Source(Protocol):
@@ -77,8 +86,8 @@ class QueryReports:
 class Heartbeat:
     """Writes the files from a thread of its own; that it can't write stops nobody."""
 
-    def __init__(self, folder: Path, sources: Sequence[Source]) -> None:
-        self._folder = folder
+    def __init__(self, settings: Settings, sources: Sequence[Source]) -> None:
+        self._folder = status_dir(settings)
         self._sources = list(sources)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -112,7 +121,8 @@ class Heartbeat:
                 "at": time.time(),
                 "state": FAILED if failures else state,
                 "queries": [source.name for source in self._sources],
-                "detail": failures[0] if failures else (detail or ""),
+                # It may quote a record, and is read by people.
+                "detail": mask_accounts(failures[0] if failures else (detail or "")),
             }
             _write_whole(self._folder / _FILE, json.dumps(beat))
         except Exception as error:
@@ -127,9 +137,9 @@ class Heartbeat:
 
 
 @contextmanager
-def publishing(home: Path, queries: Iterable) -> Iterator[None]:
+def publishing(settings: Settings, queries: Iterable) -> Iterator[None]:
     """A heartbeat of these Spark queries for as long as the block runs."""
-    beating = Heartbeat(home / "progress", [QueryReports(q) for q in queries]).start()
+    beating = Heartbeat(settings, [QueryReports(q) for q in queries]).start()
     try:
         yield
     except Exception as error:
@@ -144,7 +154,7 @@ def publishing(home: Path, queries: Iterable) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Beat:
-    """The newest heartbeat of a home.
+    """The newest heartbeat of a pipeline.
 
     Attributes:
         at: when it was written, seconds since the epoch.
@@ -164,23 +174,23 @@ class Beat:
         return None if alive else self.at
 
 
-def read_beat(home: Path) -> Beat | None:
-    """The newest heartbeat; None if no stream has ever run in this home."""
+def read_beat(settings: Settings) -> Beat | None:
+    """The newest heartbeat; None if no stream has ever run with these settings."""
     try:
-        beat = json.loads((home / "progress" / _FILE).read_text())
+        beat = json.loads((status_dir(settings) / _FILE).read_text())
         return Beat(
             at=float(beat["at"]),
             state=str(beat["state"]),
-            queries=tuple(beat["queries"]),
+            queries=tuple(map(str, beat["queries"])),
             detail=str(beat["detail"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def read_reports(home: Path, query: str, newest: int = 200) -> list[dict]:
+def read_reports(settings: Settings, query: str, newest: int = 200) -> list[dict]:
     """A query's newest progress reports, oldest first; empty if it has none."""
-    path = home / "progress" / f"{query}.jsonl"
+    path = status_dir(settings) / f"{query}.jsonl"
     lines: list[bytes] = []
     for file in (path, path.with_suffix(".jsonl.1")):
         if len(lines) < newest:
@@ -188,9 +198,11 @@ def read_reports(home: Path, query: str, newest: int = 200) -> list[dict]:
     reports = []
     for line in lines:
         try:
-            reports.append(json.loads(line))
+            report = json.loads(line)
         except ValueError:
             continue  # cut by a crash, or being written
+        if isinstance(report, dict):  # and not a number that was cut off
+            reports.append(report)
     return reports
 
 

@@ -159,7 +159,7 @@ def pipeline(
             on_records=on_records,
         )
         try:
-            with publishing(settings.home, [running.query]):
+            with publishing(settings, [running.query]):
                 yield running
         finally:
             running.stop()

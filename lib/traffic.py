@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 from lib.clients import end_offsets
 from lib.config import ROOT, Settings
@@ -116,23 +116,26 @@ class Traffic:
             left = None if left is None else left - count
 
     def _next(self) -> int:
-        """1, 2, … over all runs of this home: no two files have a card in common."""
-        file = self._folder() / "files"
-        number = int(file.read_text()) + 1 if file.exists() else 1
-        file.write_text(str(number))
+        """1, 2, … over all runs of this home, whatever their topics: no two files have
+        a card in common."""
+        folder = self._settings.home / "demo"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "files").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another demo may be asking, too
+            file.seek(0)
+            number = int(file.read() or 0) + 1
+            file.truncate(0)
+            file.write(str(number))
         return number
 
     def _send(self, lines: list[str], rate: float) -> None:
-        file = self._folder() / "tx_events.jsonl"
+        # Of this pipeline alone: it is read while it is sent.
+        file = self._settings.own_dir / "demo" / "tx_events.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(lines) + "\n")
         self._sent.append(
             replay(self._settings, self._bootstrap, file, rate=rate, stop=self._stop)
         )
-
-    def _folder(self) -> Path:
-        folder = self._settings.home / "demo"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
 
 def new_cards(count: int, number: int) -> list[str]:

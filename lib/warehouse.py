@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import sys
@@ -121,7 +122,7 @@ def manifest(settings: Settings, project: Path = PROJECT) -> dict[str, object]:
 
 def target_folder(settings: Settings) -> Path:
     """Where dbt leaves what it compiled and found."""
-    return settings.home / "dbt" / "target"
+    return settings.own_dir / "dbt" / "target"
 
 
 def mart_names(project: Path = PROJECT) -> list[str]:
@@ -186,15 +187,16 @@ def _dbt(
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """One run at a time in a home: they would write the same tables and files."""
-    folder = settings.home / "dbt"
+    """One run at a time on a lake: they would write the same tables."""
+    folder = settings.home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    lake = hashlib.sha256(settings.lake.encode(errors="surrogateescape")).hexdigest()
+    with (folder / f"marts-{lake[:16]}").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FraudError(
-                f"another `marts` is at work in {settings.home}: wait until it is done"
+                f"another `marts` is at work on {settings.lake}: wait until it is done"
             ) from None
         yield
 

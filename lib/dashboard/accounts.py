@@ -10,7 +10,7 @@ from deltalake.exceptions import DeltaError
 
 from lib.config import Settings
 from lib.dashboard.follow import NoTable, rows_of
-from lib.dashboard.model import ROW_COLUMNS, Row
+from lib.dashboard.model import ROW_COLUMNS, Row, shortened
 
 HISTORY_ROWS = 500
 TOP = 10
@@ -40,6 +40,7 @@ def history(settings: Settings, account_id: str) -> History:
         NoTable: the table can't be read.
     """
     pieces = rows_of(settings.table("silver/scored"), account_id, ROW_COLUMNS)
+    pieces = map(shortened, pieces)
     found = [values for piece in pieces for values in piece.to_pylist()]
     found.sort(key=lambda values: (values["ts"], values["event_id"]), reverse=True)
     rows = [Row(**values) for values in found[:HISTORY_ROWS]]

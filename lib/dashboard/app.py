@@ -14,6 +14,8 @@ from lib.dashboard.follow import NoTable
 from lib.dashboard.health import NOT_ASKED, Health, age_text, clock_text
 from lib.dashboard.reader import Live, Reader
 from lib.dashboard.tally import DETECTORS
+from lib.events import mask_accounts
+from lib.inert import for_markdown
 
 # How often each part is drawn anew; a chart costs more than a table.
 FEED_SECONDS = 0.7
@@ -62,6 +64,9 @@ def _overview(reader: Reader) -> None:
 
 
 def _status(reader: Reader) -> None:
+    if trouble := reader.health_trouble:
+        st.html(markup.status("bad", f"can't tell how the stream is: {trouble}"))
+        return
     st.html(markup.status(*stream_status(reader.health(), time.time())))
 
 
@@ -111,14 +116,20 @@ def _feed(reader: Reader, filters: view.Filters, paused: bool) -> None:
     if live.trouble and not live.rows:
         st.info(
             "There are no scored transactions to show yet: `make demo` starts "
-            f"everything, `python -m lib stream` the stream alone. ({live.trouble})"
+            "everything, `python -m lib stream` the stream alone. "
+            f"({_told(live.trouble)})"
         )
         return
     if live.trouble:
-        st.warning(f"The table can't be read just now: {live.trouble}")
+        st.warning(f"The table can't be read just now: {_told(live.trouble)}")
     st.html(markup.feed(live.entries, f"Newest of {live.rows:,} transactions"))
     if not live.entries:
         st.caption("No transaction in memory passes the filters.")
+
+
+def _told(trouble: str) -> str:
+    """Somebody else's words among our own, which Streamlit takes for Markdown."""
+    return for_markdown(mask_accounts(trouble))
 
 
 def _frozen(reader: Reader, filters: view.Filters, paused: bool) -> Live:
@@ -197,7 +208,7 @@ def _health(reader: Reader) -> None:
     with one:
         st.html(_lag_table(health))
         if health.broker_trouble:
-            st.caption(f"Broker: {health.broker_trouble}")
+            st.caption(f"Broker: {_told(health.broker_trouble)}")
         st.html(_query_table(health))
     with other:
         st.html(_books_table(*judged))
@@ -211,13 +222,20 @@ def _lag_table(health: Health) -> str:
     names = list(health.queries)
     lags = {name: health.lag(name) for name in names}
     lines = [
-        (f"partition {part}", end, *(lags[name].get(part, 0) for name in names))
+        (f"partition {part}", end, *(_lag(lags[name], part) for name in names))
         for part, end in sorted(health.ends.items())
     ]
     total = ("all", sum(health.ends.values()))
-    lines.append((*total, *(sum(lags[name].values()) for name in names)))
+    lines.append((*total, *(_lag(lags[name]) for name in names)))
     head = ("", "next offset", *(f"lag of {name}" for name in names))
     return markup.plain("Kafka lag, from Spark's own offsets", head, lines)
+
+
+def _lag(lag: dict[int, int] | None, part: int | None = None) -> int | str:
+    """One partition's lag, or all of it; a dash for a query that reads no topic."""
+    if lag is None:
+        return "–"
+    return sum(lag.values()) if part is None else lag.get(part, 0)
 
 
 def _query_table(health: Health) -> str:
@@ -238,7 +256,7 @@ def _delay(seconds: float | None) -> str:
 
 def _books_table(books, verdict: str) -> str:
     lines = [
-        ("committed by Spark", "–" if books.committed is None else books.committed),
+        ("offsets committed", "–" if books.committed is None else books.committed),
         ("bronze", books.bronze),
         ("transactions", books.transactions),
         ("quarantine", books.quarantine),
@@ -247,9 +265,18 @@ def _books_table(books, verdict: str) -> str:
         ("under way", "–" if books.behind is None else books.behind),
     ]
     table = markup.plain(f"Books: {verdict}", ("", "records"), lines)
-    if verdict != "not balanced":
-        return table
-    return table + markup.status("bad", "; ".join(books.differences))
+    if verdict == "not balanced":
+        return table + markup.status("bad", "; ".join(books.differences))
+    if verdict == "to be reconciled":
+        return table + markup.status("idle", _empty(books.empty_offsets))
+    return table
+
+
+def _empty(offsets: int) -> str:
+    return (
+        f"{offsets:,} offsets without a row in bronze: ends of transactions and "
+        "aborted records have one too; python -m lib reconcile tells if one is missing"
+    )
 
 
 # -- account ----------------------------------------------------------------------
@@ -260,7 +287,7 @@ def _account(reader: Reader, token: str) -> None:
     try:
         page = reader.account(token)
     except NoTable as error:
-        st.warning(f"The account's history can't be read just now: {error}")
+        st.warning(f"The account's history can't be read just now: {_told(str(error))}")
         return
     if page is None:
         st.info("This link is from an earlier run of the dashboard: choose it anew.")

@@ -15,7 +15,6 @@ from lib.errors import FraudError
 from lib.heartbeat import Beat, read_beat, read_reports
 from lib.progress import progress_frame
 
-QUERIES = ("ingest", "score")
 ASK_SECONDS = 5.0
 """How often the broker is asked where its topic ends."""
 
@@ -28,14 +27,16 @@ class Query:
     """One query's newest report.
 
     Attributes:
-        name: ``ingest`` or ``score``.
+        name: as the heartbeat has it.
         batch_id: its last batch.
         batch_ms: what that batch took, milliseconds.
         watermark: event time as ISO text; None if it has none yet.
         watermark_delay_s: newest event time of that batch less the watermark.
         state_rows: rows in its state.
         state_bytes: memory of its state.
-        committed: partition → next offset that it will read.
+        committed: partition → next offset of the topic that it will read; None if it
+            reads something else, as a query that is told history again from bronze.
+        busy: whether it took records at its last look.
     """
 
     name: str
@@ -45,7 +46,8 @@ class Query:
     watermark_delay_s: float | None
     state_rows: int
     state_bytes: int
-    committed: Mapping[int, int]
+    committed: Mapping[int, int] | None
+    busy: bool
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,13 @@ class Health:
     ends_from: str
     broker_trouble: str
 
-    def lag(self, query: str) -> dict[int, int]:
-        """Partition → records in the topic that the query has not committed."""
+    def lag(self, query: str) -> dict[int, int] | None:
+        """Partition → records in the topic that the query has not committed; None if
+        it does not read the topic."""
         known = self.queries.get(query)
         committed = known.committed if known else {}
+        if committed is None:
+            return None
         return {
             part: max(0, end - committed.get(part, 0))
             for part, end in sorted(self.ends.items())
@@ -81,21 +86,35 @@ class Health:
     @property
     def behind(self) -> int | None:
         """Records that some query has not committed yet; None if unknown."""
-        if not self.ends or not self.queries:
+        lags = [lag for name in self.queries if (lag := self.lag(name)) is not None]
+        if not self.ends or not lags:
             return None
-        return max(sum(self.lag(name).values()) for name in self.queries)
+        return max(sum(lag.values()) for lag in lags)
+
+    @property
+    def committed(self) -> dict[int, int]:
+        """Partition → next offset of the query that is furthest; empty if unknown."""
+        found: dict[int, int] = {}
+        for query in self.queries.values():
+            found = _later(found, query.committed or {})
+        return found
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether a query whose lag nobody knows still finds something to do."""
+        return any(q.committed is None and q.busy for q in self.queries.values())
 
 
 def look(settings: Settings, topic_ends: TopicEnds, now: float) -> Health:
     """The stream's health at ``now``, seconds since the epoch."""
-    beat = read_beat(settings.home)
+    beat = read_beat(settings)
     queries, spark_ends = {}, {}
-    for name in QUERIES:
-        reports = read_reports(settings.home, name, _REPORTS)
-        committed = committed_offsets(settings, name)
+    for name in beat.queries if beat else ():
+        reports = read_reports(settings, name, _REPORTS)
         if reports:
-            queries[name] = _query(name, reports, committed)
-            spark_ends = _later(spark_ends, _offsets(reports[-1], "latestOffset"))
+            queries[name] = _query(settings, name, reports)
+            latest = _offsets(reports[-1], "latestOffset", settings.topic)
+            spark_ends = _later(spark_ends, latest or {})
     asked, trouble = topic_ends.newest()
     ends = _later(asked, spark_ends)
     return Health(
@@ -127,7 +146,7 @@ def _read_offsets(file: Path, topic: str) -> dict[int, int]:
     return {int(p): n for p, n in json.loads(lines[2]).get(topic, {}).items()}
 
 
-def _query(name: str, reports: list[dict], committed: Mapping[int, int]) -> Query:
+def _query(settings: Settings, name: str, reports: list[dict]) -> Query:
     worked = [r for r in reports if r.get("numInputRows")] or reports
     newest = worked[-1]
     times = newest.get("eventTime") or {}
@@ -136,6 +155,9 @@ def _query(name: str, reports: list[dict], committed: Mapping[int, int]) -> Quer
     delay = None
     if known and times.get("max"):
         delay = _seconds(times["max"]) - row["watermark"].timestamp()
+    committed = _offsets(reports[-1], "endOffset", settings.topic)
+    if committed is not None:
+        committed = committed_offsets(settings, name) or committed
     return Query(
         name=name,
         batch_id=int(row["batch_id"]),
@@ -144,7 +166,8 @@ def _query(name: str, reports: list[dict], committed: Mapping[int, int]) -> Quer
         watermark_delay_s=delay,
         state_rows=int(row["state_rows"]),
         state_bytes=int(row["state_bytes"]),
-        committed=committed or _offsets(newest, "endOffset"),
+        committed=committed,
+        busy=bool(reports[-1].get("numInputRows")),
     )
 
 
@@ -152,14 +175,19 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _offsets(report: dict, which: str) -> dict[int, int]:
+def _offsets(report: dict, which: str, topic: str) -> dict[int, int] | None:
+    """Partition → offset of the topic in a report; empty if it tells none, None if
+    its source is something else, as a Delta table."""
     found: dict[int, int] = {}
     for source in report.get("sources") or []:
-        offsets = source.get(which) or {}
+        offsets = source.get(which)
         if isinstance(offsets, str):
             offsets = json.loads(offsets)
-        for partitions in offsets.values():
-            found |= {int(part): end for part, end in partitions.items()}
+        if not offsets:
+            continue
+        if not isinstance(offsets, dict) or topic not in offsets:
+            return None
+        found |= {int(part): end for part, end in offsets[topic].items()}
     return found
 
 
@@ -205,6 +233,8 @@ class TopicEnds:
             return end_offsets(self._settings, bootstrap), ""
         except FraudError as error:
             return {}, str(error)
+        except Exception as error:  # whatever it is, the thread goes on asking
+            return {}, f"{error!r:.200}"
 
 
 def age_text(seconds: float) -> str:

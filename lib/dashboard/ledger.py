@@ -106,13 +106,14 @@ class Books:
     """The lake's counts at one moment, read table by table while the stream writes.
 
     Attributes:
-        committed: records whose offsets query "ingest" has committed; None if its
-            progress is unknown.
+        committed: offsets that the stream has committed; None if its progress is
+            unknown.
         bronze: rows of bronze/tx_events.
         transactions: rows of silver/transactions.
         quarantine: rows of silver/quarantine.
         scored: rows of silver/scored.
         behind: records in Kafka that a query has not committed yet; None if unknown.
+        catching_up: whether a query whose lag is unknown is still at work.
     """
 
     committed: int | None
@@ -121,6 +122,12 @@ class Books:
     quarantine: int
     scored: int
     behind: int | None
+    catching_up: bool = False
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a query has something to do yet."""
+        return bool(self.behind) or self.catching_up
 
     @property
     def duplicates(self) -> int:
@@ -128,12 +135,21 @@ class Books:
         return self.bronze - self.transactions - self.quarantine
 
     @property
+    def empty_offsets(self) -> int:
+        """Committed offsets without a row in bronze.
+
+        The end of each transaction takes an offset, and so do the records of an
+        aborted one. Whether such an offset holds a record only Kafka knows.
+        """
+        return max(0, (self.committed or 0) - self.bronze)
+
+    @property
     def differences(self) -> list[str]:
         """What does not fit; while records are under way some of it may be in time."""
         found = []
-        if self.committed is not None and self.committed != self.bronze:
+        if self.committed is not None and self.bronze > self.committed:
             found.append(
-                f"{self.committed:,} records committed, {self.bronze:,} in bronze"
+                f"{self.committed:,} offsets committed, {self.bronze:,} rows in bronze"
             )
         if self.duplicates < 0:
             found.append(f"silver has {-self.duplicates:,} rows more than bronze")
@@ -143,7 +159,7 @@ class Books:
 
 
 class Verdict:
-    """Balanced, under way or not balanced: a difference counts once it stays.
+    """What the counts say: a difference counts once it stays.
 
     A batch reaches four tables in four commits, and a look between two of them finds
     a difference that is none.
@@ -156,7 +172,8 @@ class Verdict:
         self._since = 0.0
 
     def judge(self, books: Books, now: float) -> str:
-        """``balanced``, ``under way`` or ``not balanced``.
+        """``balanced``, ``under way``, ``not balanced``, or ``to be reconciled``: then
+        there are offsets of which only Kafka knows whether a record is missing.
 
         Args:
             books: the counts now.
@@ -164,9 +181,10 @@ class Verdict:
         """
         if books != self._last:
             self._last, self._since = books, now
-        if not books.differences and not books.behind:
+        if books.under_way:
+            return "under way"
+        if not books.differences and not books.empty_offsets:
             return "balanced"
-        still = now - self._since >= self.PATIENCE_SECONDS
-        if books.differences and still and not books.behind:
-            return "not balanced"
-        return "under way"
+        if now - self._since < self.PATIENCE_SECONDS:
+            return "under way"
+        return "not balanced" if books.differences else "to be reconciled"

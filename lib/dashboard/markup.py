@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lib.charts import COLOURS
+from lib.dashboard.masking import CODE_LENGTH
 from lib.dashboard.view import Entry
-from lib.inert import for_html
+from lib.events import mask_accounts
+from lib.inert import LABEL_LENGTH, for_html, for_label
 
 SEED_MS = (120, 410, 860)
 """p50, p95, p99 on the project's page: placeholders there, shown as such here."""
+
+AMOUNT_LENGTH = 24
+"""Characters: 1,000,000,000.00 and a currency have 20."""
+
+DAY_MS = 86_400_000
+WHY_LENGTH = 80
+STATUS_LENGTH = 400
+TOOLTIP_LENGTH = 500
 
 # Black on orange and pink, white on blue: contrast of 4.9 and more (WCAG AA).
 STYLE = f"""
@@ -18,9 +28,12 @@ STYLE = f"""
 .fs-table caption {{ text-align: left; font-weight: 600; padding: 0 0 .4rem; }}
 .fs-table th, .fs-table td {{ text-align: left; padding: .3rem .6rem .3rem 0;
   border-bottom: 1px solid rgba(128,128,128,.3); vertical-align: top; }}
+.fs-table .fs-fixed {{ white-space: nowrap; }}
+.fs-table .fs-name {{ min-width: 9rem; }}
+.fs-text {{ unicode-bidi: isolate; overflow-wrap: anywhere; }}
 .fs-table .fs-number {{ text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }}
-.fs-table th[scope="row"] {{ white-space: nowrap; }}
+.fs-table th[scope="row"] {{ min-width: 6rem; }}
 .fs-table a {{ color: inherit; }}
 .fs-scroll {{ max-height: 36rem; overflow-y: auto; }}
 .fs-scroll thead th {{ position: sticky; top: 0;
@@ -33,7 +46,8 @@ STYLE = f"""
 .fs-mark {{ display: inline-block; padding: .05rem .45rem; border-radius: .3rem;
   border: 1px solid currentColor; font-size: .85rem; }}
 .fs-why {{ opacity: .85; font-size: .9rem; padding-right: .6rem; }}
-.fs-status {{ display: inline-block; padding: .3rem .8rem; border-radius: .4rem;
+.fs-status {{ display: inline-block; max-width: 100%; overflow-wrap: anywhere;
+  padding: .3rem .8rem; border-radius: .4rem;
   font-weight: 700; font-size: 1.1rem; }}
 .fs-ok {{ background: #00664b; color: #fff; }}
 .fs-bad {{ background: #a84300; color: #fff; }}
@@ -49,8 +63,19 @@ def status(kind: str, text: str) -> str:
     mark = {"ok": "●", "bad": "▲", "idle": "○"}[kind]
     return (
         f'<div class="fs-status fs-{kind}" role="status" aria-live="polite">'
-        f'<span aria-hidden="true">{mark}</span> {for_html(text)}</div>'
+        f'<span aria-hidden="true">{mark}</span> {shown(text, STATUS_LENGTH)}</div>'
     )
+
+
+def shown(text: str, most: int = LABEL_LENGTH) -> str:
+    """A text from anywhere as HTML: in one line, of bounded length, accounts masked.
+
+    What was cut off is in the tooltip, as far as it is of a length to be read there.
+    """
+    text = mask_accounts(text)
+    full = for_label(text, TOOLTIP_LENGTH)
+    tooltip = f' title="{for_html(full)}"' if len(text) > most else ""
+    return f'<bdi class="fs-text"{tooltip}>{for_html(for_label(text, most))}</bdi>'
 
 
 def feed(entries: Sequence[Entry], caption: str) -> str:
@@ -67,10 +92,12 @@ def _feed_row(entry: Entry) -> str:
     visible = entry.visible_ms if entry.visible_ms is not None else ""
     return (
         f'<tr data-event="{entry.event}" data-visible="{visible}">'
-        f"<td>{entry.clock}</td><td>{account_link(entry.account, entry.token)}</td>"
-        f"<td>{for_html(entry.merchant)}</td><td>{for_html(entry.country)}</td>"
-        f'<td class="fs-number">{for_html(entry.amount)}</td><td>{signals(entry)}</td>'
-        "</tr>"
+        f'<td class="fs-fixed">{entry.clock}</td>'
+        f'<td class="fs-fixed">{account_link(entry.account, entry.token)}</td>'
+        f'<td class="fs-name">{shown(entry.merchant)}</td>'
+        f"<td>{shown(entry.country, CODE_LENGTH)}</td>"
+        f'<td class="fs-number">{shown(entry.amount, AMOUNT_LENGTH)}</td>'
+        f"<td>{signals(entry)}</td></tr>"
     )
 
 
@@ -83,7 +110,7 @@ def signals(entry: Entry) -> str:
     """Badges with their reasons, and what else is to be said of the row."""
     parts = [
         f'<span class="fs-badge fs-{badge.detector}">{badge.label}</span> '
-        f'<span class="fs-why">{for_html(badge.why)}</span>'
+        f'<span class="fs-why">{shown(badge.why, WHY_LENGTH)}</span>'
         for badge in entry.badges
     ]
     if entry.late:
@@ -97,10 +124,11 @@ def history(entries: Sequence[Entry], places: Sequence[str], caption: str) -> st
     """An account's events with their places in Kafka."""
     head = ("Event time (UTC)", "Merchant", "Country", "Amount", "Signals", "Kafka")
     rows = "".join(
-        f"<tr><td>{entry.event_time}</td><td>{for_html(entry.merchant)}</td>"
-        f"<td>{for_html(entry.country)}</td>"
-        f'<td class="fs-number">{for_html(entry.amount)}</td>'
-        f"<td>{signals(entry)}</td><td>{for_html(place)}</td></tr>"
+        f'<tr><td class="fs-fixed">{entry.event_time}</td>'
+        f'<td class="fs-name">{shown(entry.merchant)}</td>'
+        f"<td>{shown(entry.country, CODE_LENGTH)}</td>"
+        f'<td class="fs-number">{shown(entry.amount, AMOUNT_LENGTH)}</td>'
+        f"<td>{signals(entry)}</td><td>{shown(place)}</td></tr>"
         for entry, place in zip(entries, places, strict=True)
     )
     return (
@@ -157,20 +185,23 @@ class Raw(str):
 def _cell(value: object) -> str:
     if isinstance(value, Raw):
         return value
-    return for_html(f"{value:,}" if isinstance(value, int) else str(value))
+    return f"{value:,}" if isinstance(value, int) else shown(str(value))
 
 
 def _table(caption: str, head: Sequence[str], rows: str, numbers=()) -> str:
     cells = "".join(
-        f'<th scope="col"{" class=fs-number" if at in numbers else ""}>{for_html(text)}'
-        "</th>"
+        f'<th scope="col"{" class=fs-number" if at in numbers else ""}>'
+        f"{for_html(for_label(text))}</th>"
         for at, text in enumerate(head)
     )
     return (
-        f'<table class="fs-table"><caption>{for_html(caption)}</caption>'
+        f'<table class="fs-table"><caption>{shown(caption, STATUS_LENGTH)}</caption>'
         f"<thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
 def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f} ms"
+    """Milliseconds; of a day and more, as of records whose clock was wrong, days."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f} ms" if abs(value) < DAY_MS else f"{value / DAY_MS:,.0f} d"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from collections import OrderedDict
 
 from lib.dashboard.model import Row
-from lib.events import mask_account
+from lib.events import mask_accounts
+from lib.inert import for_label
 
 REMEMBERED = 5_000
 """Accounts whose tokens lead back: far more than one page ever shows."""
 
-_ACCOUNT = re.compile(r"ACCT_[0-9]+")
+CODE_LENGTH = 12
 LABELS = {
     "velocity": "FRAUD: VELOCITY",
     "geo": "FRAUD: GEO ANOMALY",
@@ -54,9 +54,9 @@ class Tokens:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def scrub(text: str) -> str:
-    """Text from a record, with every account id in it masked."""
-    return _ACCOUNT.sub(lambda found: mask_account(found[0]), text)
+def code(text: str) -> str:
+    """A country's or a currency's code; in somebody else's table it may be any text."""
+    return for_label(mask_accounts(text), CODE_LENGTH)
 
 
 def reason(row: Row, detector: str) -> str:
@@ -64,9 +64,14 @@ def reason(row: Row, detector: str) -> str:
     if detector == "velocity":
         return f"{row.velocity_count} transactions in 60 s"
     if detector == "geo":
-        came = scrub(row.prev_country or "?")
-        return f"{came} → {scrub(row.country)} in {duration(row.gap_seconds or 0)}"
-    return f"z = {row.z:.1f} over {row.baseline_n} purchases"
+        came, here = code(row.prev_country or "?"), code(row.country)
+        return f"{came} → {here} in {duration(row.gap_seconds or 0)}"
+    return f"z = {score(row.z)} over {row.baseline_n} purchases"
+
+
+def score(z: float) -> str:
+    """A z-score as a person reads it: amounts that are all but equal make it huge."""
+    return f"{z:.1f}" if abs(z) < 1e6 else f"{z:.0e}"
 
 
 def duration(seconds: float) -> str:

@@ -24,6 +24,9 @@ NEWEST = 2_000
 ALERTS = 1_000
 """Rows kept for the feed: the newest of all, and the newest with an alert."""
 
+TEXT_LENGTH = 1_000
+"""Characters of a merchant's name that are kept: a name may be as long as a record."""
+
 ROW_COLUMNS = (
     "event_id",
     "account_id",
@@ -205,7 +208,7 @@ class ScoredModel:
         """A commit that only adds: every row is new, and few need to be kept."""
         times, shown = [], _EMPTY
         for file in commit.added:
-            for rows in self.follower.read(file, ROW_COLUMNS):
+            for rows in map(shortened, self.follower.read(file, ROW_COLUMNS)):
                 self.tally.add(rows)
                 times.append(rows["kafka_timestamp"])
                 shown = concat([shown, _largest(rows, NEWEST)], _EMPTY)
@@ -228,7 +231,7 @@ class ScoredModel:
         the ``scored_at`` of an earlier batch.
         """
         pieces = []
-        for rows in self.follower.read(file, ROW_COLUMNS):
+        for rows in map(shortened, self.follower.read(file, ROW_COLUMNS)):
             self.tally.add(rows)
             pieces.append(rows.filter(pc.equal(rows["scored_at"], latest)))
         return concat(pieces, _EMPTY)
@@ -262,6 +265,13 @@ class ScoredModel:
                 self._alerts.pop(key, None)
 
 
+def shortened(rows: pa.Table) -> pa.Table:
+    """The rows with TEXT_LENGTH characters of their merchants' names at most."""
+    at = rows.column_names.index("merchant")
+    names = pc.utf8_slice_codeunits(rows["merchant"], 0, TEXT_LENGTH)
+    return rows.set_column(at, "merchant", names)
+
+
 def _keep(
     kept: OrderedDict[tuple[str, str], Row],
     key: tuple[str, str],
@@ -283,7 +293,7 @@ def _newest_rows(follower: Follower, files: Iterable[File]) -> pa.Table:
     """The NEWEST rows by Kafka time, holding two pieces in memory at most."""
     newest = _EMPTY
     for file in files:
-        for rows in follower.read(file, ROW_COLUMNS):
+        for rows in map(shortened, follower.read(file, ROW_COLUMNS)):
             both = concat([newest, _largest(rows, NEWEST)], _EMPTY)
             newest = _largest(both, NEWEST)
     return newest

@@ -84,12 +84,14 @@ class Reader:
     Attributes:
         tokens: the tokens of this process.
         refresh_ms: what the last look at the lake took, milliseconds.
+        health_trouble: why nobody can tell how the stream is; empty if one can.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.tokens = Tokens()
         self.refresh_ms = 0.0
+        self.health_trouble = ""
         self._scored = ScoredModel(settings.table("silver/scored"))
         self._bronze = Bronze(settings.table("bronze/tx_events"), settings.topic)
         self._transactions = Counted(settings.table("silver/transactions"))
@@ -121,7 +123,7 @@ class Reader:
             self._thread.join()
 
     def refresh(self) -> None:
-        """One look at the lake and, now and then, at stream and marts."""
+        """One look at the scored table."""
         begun = time.perf_counter()
         with self._lock:
             try:
@@ -131,10 +133,13 @@ class Reader:
             except NoTable as error:
                 self._trouble = str(error)
         self.refresh_ms = (time.perf_counter() - begun) * 1000
+
+    def look_after(self) -> None:
+        """One look at stream and marts, if it is time for one."""
         now = time.monotonic()
         if now >= self._next_health:
             self._next_health = now + HEALTH_SECONDS
-            self._look_after()
+            self._look_at_stream()
         if now >= self._next_gold:
             self._next_gold = now + GOLD_SECONDS
             self._gold = at_risk(self.settings)
@@ -209,24 +214,32 @@ class Reader:
                 _log.warning("can't read %s", self.settings.lake, exc_info=True)
                 self._trouble = f"the lake can't be read just now ({error!r:.200})"
                 self._scored.follower.restart()
+            try:
+                self.look_after()
+            except Exception as error:
+                # What is wrong there is no reason to read the scored table anew.
+                if not self.health_trouble:
+                    _log.warning("can't tell how the stream is", exc_info=True)
+                self.health_trouble = f"{error!r:.200}"
             self._end.wait(POLL_SECONDS)
 
-    def _look_after(self) -> None:
+    def _look_at_stream(self) -> None:
         for table in (self._bronze, self._transactions, self._quarantine):
             try:
                 table.refresh()
             except NoTable:
                 continue  # it counts as empty
         health = look(self.settings, self._ends, time.time())
-        ingest = health.queries.get("ingest")
         books = Books(
-            committed=self._bronze.committed(ingest.committed if ingest else {}),
+            committed=self._bronze.committed(health.committed),
             bronze=self._bronze.rows,
             transactions=self._transactions.rows,
             quarantine=self._quarantine.rows,
             scored=self._scored.tally.rows,
             behind=health.behind,
+            catching_up=health.catching_up,
         )
+        self.health_trouble = ""
         self._health = health
         self._books = books, self._verdict.judge(books, time.monotonic())
 

@@ -31,7 +31,7 @@ _FRUGAL = {
     "OPENBLAS_NUM_THREADS": "1",
     "TOKIO_WORKER_THREADS": "1",
 }
-_APP = Path(__file__).with_name("app.py")
+_PAGE = Path(__file__).with_name("page.py")
 
 
 class Dashboard:
@@ -194,7 +194,7 @@ def main(port: str) -> None:
         "runner.postScriptGC": "false",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    sys.argv = ["streamlit", "run", str(_APP), *flags]
+    sys.argv = ["streamlit", "run", str(_PAGE), *flags]
     cli.main()
 
 

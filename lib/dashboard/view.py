@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from lib.dashboard.accounts import History
-from lib.dashboard.masking import LABELS, Tokens, reason, scrub
+from lib.dashboard.masking import LABELS, Tokens, code, reason
 from lib.dashboard.model import Row
 from lib.dashboard.tally import DETECTORS, SLOT_SECONDS
-from lib.events import mask_account
-from lib.inert import for_spreadsheet
+from lib.events import mask_account, mask_accounts
+from lib.inert import for_html, for_spreadsheet
 
 FEED_ROWS = 40
 TOP_ACCOUNTS = 10
@@ -114,9 +114,9 @@ def entry(row: Row, tokens: Tokens) -> Entry:
         event_time=f"{row.ts:%Y-%m-%d %H:%M:%S}",
         account=mask_account(row.account_id),
         token=tokens.account(row.account_id),
-        merchant=scrub(row.merchant),
-        country=scrub(row.country),
-        amount=f"{row.amount:,} {row.currency}",
+        merchant=mask_accounts(row.merchant),
+        country=mask_accounts(row.country),
+        amount=f"{row.amount:,} {mask_accounts(row.currency)}",
         badges=badges,
         late=row.late,
         revised=row.revision > 0,
@@ -187,13 +187,18 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
         columns ``country``, ``transactions``, ``alerts``, most alerts first.
     """
     rows = [
-        (scrub(country), countries[country], alerts)
+        (_axis_code(country), countries[country], alerts)
         for country, alerts in flagged.items()
         if alerts > 0
     ]
     frame = pd.DataFrame(rows, columns=["country", "transactions", "alerts"])
     order = ["alerts", "transactions", "country"]
     return frame.sort_values(order, ascending=[False, False, True]).head(most)
+
+
+def _axis_code(text: str) -> str:
+    """A code at an axis, whose labels Plotly takes for HTML."""
+    return for_html(code(text))
 
 
 def top_accounts(accounts: dict[str, list[int]], tokens: Tokens) -> list[dict]:
@@ -266,7 +271,7 @@ def _point(row: Row, z_limit: float) -> dict[str, object]:
     return {
         "ts": row.ts,
         "amount": float(row.amount),
-        "currency": row.currency,
+        "currency": _axis_code(row.currency),
         "mean": mean if known else None,
         "low": max(0.0, mean - z_limit * spread) if known else None,
         "high": mean + z_limit * spread if known else None,

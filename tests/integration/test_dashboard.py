@@ -8,16 +8,21 @@ import re
 import signal
 import socket
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import websocket
 from deltalake import DeltaTable
 
 from lib.broker import Broker
 from lib.browser import Browser, find_browser
 from lib.config import ROOT, Settings
+from lib.dashboard.serve import Dashboard
 from lib.producer import replay
 from tests.integration.helpers import (
     PATIENCE_SECONDS,
@@ -27,6 +32,7 @@ from tests.integration.helpers import (
     launch,
     nothing_left_of,
 )
+from tests.unit.scored_lake import append, event, settings_of
 
 FIXTURE = ROOT / "fixtures" / "tx_events.jsonl"
 SCREENS = ROOT / "artifacts" / "screens"
@@ -91,13 +97,17 @@ class Stage:
         self.until_shown("With an alert", hit)
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def browser_or_skip() -> None:
+    """GitHub's machines have one, and there it must not go missing unseen."""
     if find_browser() is None:
-        # GitHub's machines have one, and there it must not go missing unseen.
         if os.environ.get("GITHUB_ACTIONS") == "true":
             pytest.fail("required on GitHub: a Chromium or Chrome")
         pytest.skip("no Chromium or Chrome is here")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    browser_or_skip()
     folder = tmp_path_factory.mktemp("operator")
     home = folder / "home"
     settings = Settings.from_env({"FRAUD_HOME": str(home)})
@@ -185,11 +195,98 @@ def test_a_port_that_is_taken(tmp_path: Path):
     assert_trouble(ran, str(port), "--port")
 
 
-def test_the_page_ends_with_the_command(tmp_path: Path):
+def status_of(url: str, headers: dict[str, str]) -> int:
+    """What the server answers to a GET with these headers."""
+    asked = urllib.request.Request(url, headers=headers)
+    try:
+        with _DIRECT.open(asked, timeout=PATIENCE_SECONDS) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def status_of_websocket(url: str, host: str, origin: str) -> int:
+    """What the server answers to a browser that wants to hear from the page."""
+    try:
+        opened = websocket.create_connection(
+            f"{url}/_stcore/stream".replace("http", "ws", 1),
+            host=host,
+            origin=origin,
+            http_no_proxy=["127.0.0.1"],
+            timeout=PATIENCE_SECONDS,
+        )
+    except websocket.WebSocketBadStatusException as error:
+        return error.status_code
+    opened.close()
+    return opened.status
+
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+SEEN_BY_HTTP = ("/", "/_stcore/health", "/_stcore/host-config", "/_stcore/metrics")
+
+
+def test_the_page_answers_to_its_own_names_and_ends_with_the_command(tmp_path: Path):
     command = launch("dashboard", "--port", 0, env=environment(tmp_path / "home"))
     url = json.loads(command.stdout.readline())["url"]
-    assert url.startswith("http://127.0.0.1:")
+    port = url.removeprefix("http://127.0.0.1:")
+    own = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+    strange = ["evil.example", f"evil.example:{port}", "localhost:1"]
+
+    for host in own:
+        origin = f"http://{host}"
+        for path in SEEN_BY_HTTP:
+            assert status_of(url + path, {"Host": host}) == 200, (host, path)
+        assert status_of(url, {"Host": host, "Origin": origin}) == 200
+        assert status_of_websocket(url, host, origin) == 101
+    for host in strange:  # what a rebound name sends: its own, in both headers
+        origin = f"http://{host}"
+        for path in SEEN_BY_HTTP:
+            assert status_of(url + path, {"Host": host}) == 403, (host, path)
+        assert status_of(url, {"Host": own[0], "Origin": origin}) == 403
+        assert status_of_websocket(url, host, origin) == 403
+        assert status_of_websocket(url, own[0], origin) == 403
+        assert status_of_websocket(url, host, f"http://{own[0]}") == 403
+
     command.kill()  # not even a kill leaves the server behind
     command.communicate()
-
     nothing_left_of(tmp_path / "home")
+
+
+WIDE = "W" * 50_000
+"""A merchant without a space, as long as a record may well be."""
+
+OUT_OF_SIGHT = """(() => {
+  const box = document.querySelector('.fs-scroll'), edge = box.getBoundingClientRect();
+  const cells = [...box.querySelectorAll('tbody td')];
+  return cells.filter(c => c.getBoundingClientRect().right > edge.right + 1).length;
+})()"""
+
+
+def test_one_merchant_leaves_the_other_columns_in_sight(tmp_path: Path):
+    browser_or_skip()
+    settings = settings_of(tmp_path)
+    names = [
+        "Starbucks",
+        "M" * 300,
+        WIDE,
+        "\u202eabc\u200b",
+        "a\n" * 90,
+        "e\u0301" * 300,
+    ]
+    alert = {"is_velocity": True, "velocity_count": 10**15, "is_amount": True}
+    alert |= {"z": 1e300, "baseline_n": 10, "amount": Decimal("1000000000.00")}
+    odd = {"currency": "LONG" * 99, "country": "LAND" * 99, "account": 7}
+    rows = [event(at, merchant=name, **alert) for at, name in enumerate(names)]
+    rows.append(event(99, **odd, **alert))
+    append(settings, rows, 0)
+
+    with Dashboard(settings, 0) as page, Browser(1500, 1100) as browser:
+        browser.open(page.url)
+        shown = f"document.querySelectorAll('tr[data-event]').length === {len(rows)}"
+        browser.until(shown, PATIENCE_SECONDS)
+        assert browser.ask(OUT_OF_SIGHT) == 0
+        assert "\u202e" not in browser.text()
+        browser.ask("document.querySelector('tr[data-event] a').click()")
+        browser.until("document.body.innerText.includes('no outlier')")
+        assert browser.ask(OUT_OF_SIGHT) == 0
+        assert browser.complaints == []

@@ -141,3 +141,17 @@ def test_records_that_were_not_drained_show(spark, story: Story, bootstrap: str)
 def test_no_lake_is_said_in_one_line(spark, settings: Settings, bootstrap: str):
     with pytest.raises(FraudError, match="stream --drain"):
         reconcile(spark, settings, bootstrap)
+
+
+def test_the_log_of_the_jvm_names_no_account(spark, base_settings: Settings):
+    """Whatever Spark, Delta or Kafka quotes there, also in a stack trace."""
+    jvm = spark.sparkContext._jvm
+    error = jvm.java.lang.RuntimeException("no place for ACCT_0000085")
+    log = jvm.org.apache.logging.log4j.LogManager.getLogger("masking")
+    log.warn("ACCT_0000084, ACCT_1234, ACCT_123 and ACCT_70", error)
+
+    file = base_settings.log_dir / "spark.log"
+    text = file.read_text(encoding="utf-8")
+    assert "ACCT_••84, ACCT_••34, ACCT_•• and ACCT_••\n" in text
+    assert text.count("RuntimeException: no place for ACCT_••85\n") == 1
+    assert "ACCT_0000085" not in text

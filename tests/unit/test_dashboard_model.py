@@ -13,8 +13,9 @@ import pytest
 from deltalake import DeltaTable
 
 from lib.dashboard import follow, model
+from lib.dashboard.accounts import history
 from lib.dashboard.follow import Commit, NoTable, Snapshot
-from lib.dashboard.model import ScoredModel
+from lib.dashboard.model import TEXT_LENGTH, ScoredModel
 from lib.dashboard.tally import Histogram, LastMinute
 from tests.unit.scored_lake import NOON, append, event, merge, settings_of
 
@@ -309,3 +310,17 @@ def test_slots_are_bounded(settings, seen: ScoredModel, monkeypatch):
     assert len(seen.tally.slots) <= 2 * 4 * 3
     newest = int((NOON + timedelta(minutes=19)).timestamp() // 10)
     assert seen.tally.slots[newest, "geo"] == 1
+
+
+def test_a_name_as_long_as_a_record_is_not_kept_whole(tmp_path: Path):
+    settings, name = settings_of(tmp_path), "é" * 100_000
+    seen = ScoredModel(settings.table("silver/scored"))
+    for number in range(2):  # the first as it is found, the second as it is followed
+        append(settings, [event(number, merchant=name)], number)
+        seen.refresh()
+    merge(settings, [event(0, merchant=name, revision=1)], 2)
+    seen.refresh()
+
+    kept = [*seen.newest(), *history(settings, "ACCT_00000084").rows]
+    assert len(kept) == 4
+    assert {len(row.merchant) for row in kept} == {TEXT_LENGTH}

@@ -20,6 +20,7 @@ import yaml
 
 from lib.cli import _parser
 from lib.config import ROOT, Settings
+from lib.dashboard.names import allowed
 from lib.jars import read_lock
 
 DOCKER = ROOT / "docker"
@@ -168,6 +169,18 @@ def test_only_loopback_is_published(services: dict[str, dict]):
     for ports in published.values():
         for port in ports:
             assert port.startswith("127.0.0.1:")
+
+
+def test_the_page_answers_to_the_names_of_its_published_port(
+    services: dict[str, dict],
+):
+    page, relay = services["dashboard"], services["dashboard-relay"]
+    arguments = _parser().parse_args(page["command"])
+    ((address, outside, inside),) = [port.split(":") for port in page["ports"]]
+    assert relay["entrypoint"][-2:] == [inside, str(arguments.port)]
+    for name in (address, "localhost"):
+        host = [(b"host", f"{name}:{outside}".encode())]
+        assert allowed(host, arguments.port)
 
 
 def test_no_service_is_root_or_has_capabilities(services: dict[str, dict]):

@@ -21,6 +21,7 @@ from lib.events import (
     Rejection,
     account_key,
     mask_account,
+    mask_accounts,
     parse,
     to_json,
 )
@@ -570,16 +571,30 @@ def test_amounts_agree_with_fractions(text):
 
 @pytest.mark.parametrize(
     ("account_id", "masked"),
-    [("ACCT_0000084", "ACCT_••84"), ("ACCT_70", "ACCT_••70"), ("ACCT_7", "ACCT_••7")],
+    [
+        ("ACCT_0000084", "ACCT_••84"),
+        ("ACCT_1234", "ACCT_••34"),
+        ("ACCT_123", "ACCT_••"),  # two of three digits would be most of it
+        ("ACCT_70", "ACCT_••"),
+        ("ACCT_7", "ACCT_••"),
+    ],
 )
 def test_mask_account(account_id, masked):
     assert mask_account(account_id) == masked
 
 
-def test_details_mask_the_account():
-    parsed = parse(line(country="ZZ"), NOW_US)
-    assert "ACCT_••84" in parsed.detail
-    assert ACCOUNT not in parsed.detail
+def test_a_text_that_quotes_accounts_is_masked():
+    text = "no ACCT_0000084, ACCT_70ACCT_123456 and ACCT_"
+    assert mask_accounts(text) == "no ACCT_••84, ACCT_••ACCT_••56 and ACCT_"
+
+
+@pytest.mark.parametrize(
+    ("account_id", "masked"), [(ACCOUNT, "ACCT_••84"), ("ACCT_70", "ACCT_••")]
+)
+def test_details_mask_the_account(account_id, masked):
+    parsed = parse(line(account_id=account_id, country="ZZ"), NOW_US)
+    assert f"({masked})" in parsed.detail
+    assert account_id not in parsed.detail
 
 
 def test_the_rules_need_no_package():

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import string
 from html.parser import HTMLParser
 
 import pytest
 
-from lib.inert import for_html, for_spreadsheet, for_terminal
+from lib.inert import (
+    for_html,
+    for_label,
+    for_markdown,
+    for_spreadsheet,
+    for_terminal,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +42,36 @@ def test_a_formula_becomes_text(text: str):
 def test_a_name_stays_a_name(text: str):
     assert for_spreadsheet(text) == text
     assert for_terminal(text) == text
+    assert for_label(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("a\nb\r\nc\td", "a b  c d"),
+        ("a\u00a0b\u2028c\u3000d", "a b c d"),
+        ("\u202egnp.exe", "·gnp.exe"),
+        ("a\u200bb\u2060c\ufeff", "a·b·c·"),
+        ("a\x1b[2J", "a·[2J"),
+        ("مقهى", "مقهى"),
+        ("x" * 9, "x" * 9),
+        ("x" * 10, "x" * 8 + "…"),
+    ],
+)
+def test_a_label_is_one_short_line_of_what_is_seen(text: str, label: str):
+    assert for_label(text, 9) == label
+
+
+def test_markdown_is_shown_and_not_obeyed():
+    text = "**a** [b](http://c) :red[d] $e$ `f` <i> ~~g~~"
+    escaped = for_markdown(text)
+    assert escaped.replace("\\", "") == text
+    assert all(
+        escaped[at - 1] == "\\"
+        for at, c in enumerate(escaped)
+        if c in string.punctuation and c != "\\"
+    )
+    assert "\n" not in for_markdown("a\n# b")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@
 
 Both read the same topic of the same broker, one after the other, each with all cores:
 Spark with `local[*]`, Quix Streams with one process a core. Spark writes four Delta
-tables, bronze and silver among them; Quix Streams writes the scores to a topic. For Quix Streams make an
-environment of its own, and name its interpreter:
+tables, bronze and silver among them; Quix Streams writes the scores to a topic, and
+nothing else. For Quix Streams make an environment of its own, and name its interpreter:
 
     python3 -m venv /tmp/quix && /tmp/quix/bin/pip install quixstreams
     python -m bench.drain --quix /tmp/quix/bin/python

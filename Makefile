@@ -65,7 +65,7 @@ lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
 	@$(BIN)/ruff check lib tests bench docs notebooks conftest.py
 	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests snapshots
 
-bench: setup  ## throughput of producer and ingest on this machine
+bench: setup  ## throughput of producer and stream on this machine
 	@$(BIN)/python -m bench
 
 chaos: setup  ## kill the pipeline a hundred times and count (40 minutes)

@@ -1,10 +1,11 @@
-"""Drain rate of the score query, beside the same rules on Quix Streams.
+"""Drain rate of the whole stream, beside the same rules on Quix Streams.
 
     python -m bench.drain [--events N] [--quix PYTHON] [--out FILE]
 
 Both read the same topic of the same broker, one after the other, each with all cores:
-Spark with `local[*]`, Quix Streams with one process a core. For Quix Streams make an
-environment of its own, and name its interpreter:
+Spark with `local[*]`, Quix Streams with one process a core. Spark writes four Delta
+tables, bronze and silver among them; Quix Streams writes the scores to a topic, and
+nothing else. For Quix Streams make an environment of its own, and name its interpreter:
 
     python3 -m venv /tmp/quix && /tmp/quix/bin/pip install quixstreams
     python -m bench.drain --quix /tmp/quix/bin/python
@@ -42,7 +43,7 @@ QUIX_SECONDS = 3_600
 
 def main() -> None:
     """Run the benchmark and print its figures as JSON."""
-    parser = argparse.ArgumentParser(description="drain rate of the score query")
+    parser = argparse.ArgumentParser(description="drain rate of the stream")
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--quix", type=Path, help="a Python that has quixstreams")
     parser.add_argument("--out", type=Path, default=Path("bench/results/drain.json"))
@@ -90,8 +91,8 @@ def _fill(
 def _spark(
     warm: Settings, settings: Settings, bootstrap: str, sent: int
 ) -> dict[str, object]:
-    """The score query alone: from its start to its end, and without the first batch,
-    in which Python workers start and the JVM compiles."""
+    """The stream from its start to its end, and without the first batch, in which
+    Python workers start and the JVM compiles."""
     spark = spark_session(settings)
     drained(spark, warm, bootstrap)
     seconds, reports = drained(spark, settings, bootstrap)
@@ -121,21 +122,19 @@ def drained(
     bootstrap: str,
     max_offsets: int | None = None,
 ) -> tuple[float, list[dict]]:
-    """Run the score query over what the topic holds: the seconds from its start to
-    its end, and Spark's report of each batch that had rows."""
+    """Run the stream over what the topic holds: the seconds from its start to its end,
+    and Spark's report of each batch that had rows."""
     begun = time.monotonic()
     with pipeline(
         spark,
         settings,
         bootstrap,
         drain=True,
-        names=("score",),
         max_offsets=max_offsets,
     ) as running:
-        (query,) = running.queries
-        query.awaitTermination()
+        running.query.awaitTermination()
         running.raise_failure()
-        reports = [json.loads(p.json) for p in query.recentProgress]
+        reports = [json.loads(p.json) for p in running.query.recentProgress]
     return time.monotonic() - begun, [r for r in reports if r["numInputRows"]]
 
 

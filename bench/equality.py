@@ -3,7 +3,7 @@
     python -m bench.equality [--seeds N] [--events N] [--small N] [--out FILE]
 
 For each seed: EVENTS events with disorder, late ones, repeats, conflicts and records
-that are no events go through Kafka and both queries, once with 1 shuffle partition and
+that are no events go through Kafka and the stream, once with 1 shuffle partition and
 once with 4, and SMALL of them in micro-batches of 100 records. One difference between
 silver/scored and the oracle is an exit code of 1.
 """

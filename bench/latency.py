@@ -2,8 +2,8 @@
 
     python -m bench.latency [--rate 20] [--seconds 90] [--warm-up 60]
 
-Open loop: the producer sends at its own rate whatever the stream does. Both queries
-run, as `python -m lib stream` runs them. Only events created after the warm-up count.
+Open loop: the producer sends at its own rate whatever the stream does, which runs as
+`python -m lib stream` runs it. Only events created after the warm-up count.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from lib.config import Settings
 from lib.generator import generate
 from lib.producer import replay
 from lib.progress import percentiles, progress_frame
-from lib.score import TABLE
 from lib.spark import spark_session
-from lib.stream import QUERIES, pipeline
+from lib.stream import AT_ONCE, pipeline
+from lib.tables import SCORED
 
 EVENTS_PER_ACCOUNT = 50
 ARRIVE_SECONDS = 60
@@ -41,8 +41,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=90)
     parser.add_argument("--warm-up", type=int, default=60)
     parser.add_argument("--out-of-order", type=float, default=0.0)
-    parser.add_argument("--trigger", default="500 milliseconds")
-    parser.add_argument("--queries", nargs="+", default=list(QUERIES))
+    parser.add_argument("--trigger", default=AT_ONCE)
     parser.add_argument("--out", type=Path, default=Path("bench/results/latency.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +73,6 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
             settings,
             broker.bootstrap,
             trigger=arguments.trigger,
-            names=arguments.queries,
         ) as running:
             sent = replay(settings, broker.bootstrap, file, rate=arguments.rate)
             ends = end_offsets(settings, broker.bootstrap)
@@ -83,10 +81,8 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
                 running.raise_failure()
                 if running.reached(ends) or arrived.wait(0.1):
                     break
-            reports = {
-                q.name: progress_frame(q.recentProgress) for q in running.queries
-            }
-        rows = pd.DataFrame(visible(Path(settings.table(TABLE))))
+            report = progress_frame(running.query.recentProgress)
+        rows = pd.DataFrame(visible(Path(settings.table(SCORED))))
         spark.stop()
     finally:
         broker.close()
@@ -99,7 +95,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
         "sent": asdict(sent),
         "events_measured": len(warm),
         "latency_ms": {k: round(v) for k, v in percentiles(latency).items()},
-        "batches_ms": {name: _stages(frame) for name, frame in reports.items()},
+        "batches_ms": _stages(report),
     }
 
 

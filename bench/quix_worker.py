@@ -3,7 +3,7 @@
 `bench.drain` starts it with the interpreter of an environment that has quixstreams;
 of this project it needs `lib.events` and `lib.detectors` only. Kafka → Kafka, exactly
 once, with each account's history as its state. What an answer is, and which earlier
-answers it corrects, is the same as in `lib.score`.
+answers it corrects, is the same as in `lib.history`.
 """
 
 from __future__ import annotations

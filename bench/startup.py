@@ -2,8 +2,8 @@
 
     python -m bench.startup [--pairs N] [--out FILE]
 
-Starts a session in a new process, drains the fixture with both queries, and does the
-same without the archive (`lib.archive`), in turn, as often as asked for.
+Starts a session in a new process, drains the fixture, and does the same
+without the archive (`lib.archive`), in turn, as often as asked for.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def _digest(executable: Path, use: str) -> str:
 
 
 def make(java: Java) -> None:
-    """Make the archives: run a broker and both queries once, with all they load noted.
+    """Make the archives: run a broker and the stream once, with all they load noted.
 
     Raises:
         FraudError: this Java wrote none.

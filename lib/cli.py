@@ -446,7 +446,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rate", type=_positive(float), metavar="EV_S", help="records per second"
     )
 
-    stream = command("stream", _stream, "run the streaming queries until Ctrl-C")
+    stream = command("stream", _stream, "run the stream until Ctrl-C")
     stream.add_argument(
         "--drain", action="store_true", help="take what the topic holds now, then end"
     )

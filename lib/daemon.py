@@ -19,7 +19,7 @@ from importlib import import_module
 
 PLAIN = "pyspark.daemon"
 IMPORTS = ("pyspark.worker", "lib.processor")
-"""The second brings pandas, Arrow and all else that the queries' functions use."""
+"""The second brings pandas, Arrow and all else that the stream's functions use."""
 
 _JEMALLOC = "background_thread:false"
 NO_THREADS = {

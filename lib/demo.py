@@ -1,4 +1,4 @@
-"""The whole pipeline in one command: broker, two queries, dashboard, live traffic."""
+"""The whole pipeline in one command: broker, stream, dashboard, live traffic."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def demo(
     plan: Plan,
     say: Callable[[str], None],
 ) -> dict[str, object]:
-    """Run both queries under live traffic and show the transactions as they reach
+    """Run the stream under live traffic and show the transactions as they reach
     Delta, until the traffic ends or ``stop`` is set; then close the books.
 
     Args:
@@ -57,7 +57,7 @@ def demo(
     begun = time.monotonic()
     feed = _Feed(settings)
     ensure_topic(settings, bootstrap)
-    # Before the queries: a query's first batch is its slowest, and shall not be empty.
+    # Before the stream: a query's first batch is its slowest, and shall not be empty.
     traffic = Traffic(settings, bootstrap, plan).start()
     try:
         with pipeline(spark, settings, bootstrap) as running:

@@ -1,4 +1,4 @@
-"""What a lateness policy makes of one file: the engine of the score query, alone."""
+"""What a lateness policy makes of one file: the engine of the detectors, alone."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def _require(
 def _pin(spark: SparkSession, settings: Settings) -> dict[str, int]:
     """One version of each source, such that together they make sense.
 
-    The ingest query writes bronze before silver, batch after batch. If bronze has not
+    The stream writes bronze before silver, batch after batch. If bronze has not
     moved while silver was looked at, silver holds all of bronze's batches but perhaps
     the newest one.
     """

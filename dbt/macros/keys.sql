@@ -19,7 +19,7 @@
 
 
 {% macro named_in(payload, field) -%}
-    {#- A key as the ingest query reads it: of a field that a record names twice, the
+    {#- A key as the stream reads it: of a field that a record names twice, the
     last one counts. `get_json_object` takes the first. -#}
     from_json({{ payload }}, 'account_id string, event_id string').{{ field }}
 {%- endmacro %}

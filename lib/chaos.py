@@ -1,6 +1,6 @@
 """The whole matrix of faults, run one after the other, and its table.
 
-python -m lib.chaos [--kills 94] [--random 22] [--seed 1] [--out docs/chaos.md]
+python -m lib.chaos [--trials 100] [--seed 1] [--out docs/chaos.md]
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from itertools import cycle
+from functools import partial
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 from kafka import TopicPartition
@@ -27,7 +28,9 @@ from lib.clients import admin, end_offsets
 from lib.config import ROOT, Settings, local_path
 from lib.errors import FraudError
 from lib.faults import (
+    COMPLETION_POINTS,
     POINTS,
+    REBUILD_POINTS,
     Child,
     Laboratory,
     Trial,
@@ -35,10 +38,19 @@ from lib.faults import (
     standing_still,
 )
 from lib.progress import percentiles
-from lib.stream import QUERIES
-from lib.truth import Damage, damage, expected, read_topic
+from lib.query import QUERY
+from lib.truth import Damage, damage
 
 NO_DAMAGE = Damage(0, 0, 0, 0)
+FIRST_BATCH_POINTS = (
+    "state-store commit",
+    "before bronze/tx_events",
+    "after bronze/tx_events",
+    "after silver/scored",
+    "all tables written",
+)
+"""Where the first batch of a checkpoint with an initial state is killed."""
+
 OPTIONS = ("--commits-a-checkpoint", "1")
 PAUSE_SECONDS = 30
 _SCORED = "silver/scored"
@@ -52,6 +64,7 @@ def broker_killed(lab: Laboratory) -> Trial:
     with _sending(lab, rate=40.0) as producer:
         _until_some_arrived(lab)
         lab.broker.kill()
+        lab.kills += 1
         lab.broker.start()
         _finish(producer)
     return _after(lab, "broker killed while the producer sends")
@@ -76,6 +89,7 @@ def producer_killed(lab: Laboratory) -> Trial:
             else:
                 _until_some_arrived(lab)
                 producer.kill()
+                lab.kills += 1
     return _after(lab, "producer killed, its file sent again")
 
 
@@ -83,37 +97,82 @@ def producer_killed(lab: Laboratory) -> Trial:
 
 
 def metadata_deleted(lab: Laboratory) -> Trial:
-    """The checkpoints' metadata is gone: refused; without them it goes on."""
+    """The checkpoint's metadata is gone: refused; without the checkpoint it goes on."""
     lab.die_at("after silver/transactions")
-    for query in QUERIES:
-        (_checkpoint(lab, query) / "metadata").unlink()
+    (_checkpoint(lab) / "metadata").unlink()
     refused = _refusal(lab)
-    for query in QUERIES:
-        shutil.rmtree(_checkpoint(lab, query))
+    shutil.rmtree(_checkpoint(lab))
     return replace(_settled(lab, "checkpoint's metadata deleted"), refused=refused)
 
 
 def checkpoint_deleted(lab: Laboratory) -> Trial:
-    """All of the checkpoints is gone but the application ids: batch 0 again."""
+    """All of the checkpoint is gone but the application id: batch 0 again."""
     lab.die_at("after silver/transactions")
-    for query in QUERIES:
-        folder = _checkpoint(lab, query)
-        kept = (folder / "application_id").read_bytes()
-        shutil.rmtree(folder)
-        folder.mkdir()
-        (folder / "application_id").write_bytes(kept)
+    kept = (_checkpoint(lab) / "application_id").read_bytes()
+    shutil.rmtree(_checkpoint(lab))
+    _checkpoint(lab).mkdir()
+    (_checkpoint(lab) / "application_id").write_bytes(kept)
     return _settled(lab, "checkpoint deleted, old application id put back")
+
+
+def offsets_deleted(lab: Laboratory) -> Trial:
+    """The checkpoint's deletion was broken off: state and commits are left behind."""
+    lab.die_at("after bronze/tx_events")
+    shutil.rmtree(_checkpoint(lab) / "offsets")
+    return _settled(lab, "half of the checkpoint deleted")
 
 
 def offsets_truncated(lab: Laboratory) -> Trial:
     """The newest offset file is empty: refused; without the checkpoint it goes on."""
     lab.die_at("before silver/scored")
-    offsets = _checkpoint(lab, "score") / "offsets"
-    newest = max((p for p in offsets.iterdir() if p.name.isdigit()), key=_number)
-    newest.write_bytes(b"")
+    _newest(_checkpoint(lab) / "offsets").write_bytes(b"")
     refused = _refusal(lab)
-    shutil.rmtree(_checkpoint(lab, "score"))
+    shutil.rmtree(_checkpoint(lab))
     return replace(_settled(lab, "offset file truncated"), refused=refused)
+
+
+def checkpoint_lost(lab: Laboratory, point: str) -> Trial:
+    """A torn batch, and the checkpoint that could repeat it is gone."""
+    lab.die_at(point)
+    shutil.rmtree(_checkpoint(lab))
+    return _settled(lab, f"checkpoint lost, {lab.fault}")
+
+
+def completion_killed(lab: Laboratory, point: str) -> Trial:
+    """... and the start that completes the batch is killed at that."""
+    lab.die_at("after bronze/tx_events")
+    shutil.rmtree(_checkpoint(lab))
+    lab.die_starting(point)
+    return _settled(lab, f"checkpoint lost, killed when it had {lab.fault}")
+
+
+def first_batch_killed(lab: Laboratory, point: str) -> Trial:
+    """The first batch of a new checkpoint, which has an initial state, is killed."""
+    lab.die_at("after bronze/tx_events")
+    shutil.rmtree(_checkpoint(lab))
+    lab.send()
+    lab.die_starting(point)
+    return _settled(lab, f"first batch of a new checkpoint, {lab.fault}")
+
+
+def ancient_first(lab: Laboratory, *, lost: bool) -> Trial:
+    """An ancient event is torn by a kill, then comes its event_id with a recent time.
+
+    The first is older than what is remembered of its account, so only the table can say
+    that it is new. It stands, late; the second is a conflict.
+    """
+    first = lab.new_event()
+    lab.send_event(first)
+    recent = first._replace(event_id="again")
+    lab.up().ask("catch-up")
+    lab.up().ask("arm after bronze/tx_events")
+    lab.send_event(recent._replace(ts_us=0))
+    lab.dead("after bronze/tx_events")
+    if lost:
+        shutil.rmtree(_checkpoint(lab))
+    lab.send_event(recent)
+    more = ", checkpoint lost" if lost else ""
+    return _settled(lab, f"ancient event torn{more}, then its id with a recent time")
 
 
 def half_a_file(lab: Laboratory) -> Trial:
@@ -127,10 +186,9 @@ def half_a_file(lab: Laboratory) -> Trial:
 
 
 def two_at_once(lab: Laboratory) -> Trial:
-    """A second copy of the queries on the same checkpoints."""
+    """A second copy of the query on the same checkpoint."""
     lab.up().ask("catch-up")
-    second = Child(lab.settings, lab.broker.bootstrap, list(OPTIONS))
-    refused = _said(second)
+    refused = _refusal(lab)
     return replace(_after(lab, "two copies at once"), refused=refused)
 
 
@@ -138,7 +196,7 @@ def retention_passed(lab: Laboratory) -> Trial:
     """Kafka has dropped records that were not read yet: refused, not skipped."""
     lab.up().ask("catch-up")
     lab.die_at("offsets written")
-    truth = expected(read_topic(lab.settings, lab.broker.bootstrap))
+    truth = lab.truth()
     before = damage(lab.settings, truth)  # the killed batch is still owed
     lab.send()
     ends = end_offsets(lab.settings, lab.broker.bootstrap)
@@ -175,7 +233,7 @@ def disk_full(settings: Settings) -> Trial:
         lab.up().ask("catch-up")
         ballast = fill(folder)
         lab.send()
-        refused = _said(lab.given_up("disk full"), ready=True)
+        refused = _said(lab.given_up("disk full"), "catch-up")
         ballast.unlink()
         return replace(_settled(lab, "disk full"), refused=refused)
 
@@ -212,8 +270,48 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
-UNKILLED = ("disk full", "two copies", "broker stopped")
-"""What the faults that send no SIGKILL begin with."""
+# -- rebuild ------------------------------------------------------------------------
+
+
+def rebuilt_after_crash(lab: Laboratory) -> Trial:
+    """A batch is in all tables and not noted as done; then silver is made anew."""
+    lab.die_at("all tables written")
+    done = _checkpoint(lab) / "commits"
+    planned = _number(_newest(_checkpoint(lab) / "offsets"))
+    if (done / str(planned)).exists():
+        raise FraudError("the batch is noted as done: the kill came too late")
+    lab.process().ask("rebuild")
+    lab.process().ask("start")
+    return _rebuilt(lab, "crash before a batch was noted as done, then rebuild")
+
+
+def rebuild_killed(lab: Laboratory, point: str) -> Trial:
+    """A rebuild dies half-way: no stream starts until another one has ended."""
+    lab.up().ask("catch-up")
+    lab.send()
+    lab.up().ask(f"arm {point}")
+    lab.up().tell("rebuild")
+    lab.dead(point)
+    refused = _refused_start(lab)
+    lab.process().ask("rebuild")
+    lab.process().ask("start")
+    return replace(_rebuilt(lab, point), refused=refused)
+
+
+def _rebuilt(lab: Laboratory, name: str) -> Trial:
+    lab.forget()
+    lab.send()
+    return _after(lab, name)
+
+
+def _refused_start(lab: Laboratory) -> str:
+    """What `start` says, in a process that goes on."""
+    try:
+        lab.process().ask("start")
+    except FraudError as error:
+        return str(error)
+    raise FraudError("it went on although it should have refused")
+
 
 FAULTS: tuple[Callable[[Laboratory], Trial], ...] = (
     broker_killed,
@@ -221,9 +319,16 @@ FAULTS: tuple[Callable[[Laboratory], Trial], ...] = (
     producer_killed,
     metadata_deleted,
     checkpoint_deleted,
+    offsets_deleted,
     offsets_truncated,
     half_a_file,
     two_at_once,
+    rebuilt_after_crash,
+    *(partial(ancient_first, lost=lost) for lost in (False, True)),
+    *(partial(checkpoint_lost, point=point) for point in POINTS),
+    *(partial(completion_killed, point=point) for point in COMPLETION_POINTS),
+    *(partial(first_batch_killed, point=point) for point in FIRST_BATCH_POINTS),
+    *(partial(rebuild_killed, point=point) for point in REBUILD_POINTS),
 )
 """In any order, on one lake. `retention_passed` ends a lake, so it comes last."""
 
@@ -231,24 +336,34 @@ FAULTS: tuple[Callable[[Laboratory], Trial], ...] = (
 # -- the matrix ---------------------------------------------------------------------
 
 
-def matrix(
-    lab: Laboratory, kills: int, at_random: int, rng: random.Random
-) -> Iterable[Trial]:
-    """Trials one by one: faults, then points in turn with random moments between."""
+def at_random(lab: Laboratory, rng: random.Random) -> Trial:
+    """A kill at a random moment."""
+    lab.up().ask("catch-up")
+    lab.die_after(rng.uniform(0, 3))
+    lab.send()
+    return lab.settle()
+
+
+def deck(rng: random.Random) -> Iterator[Callable[[Laboratory], Trial]]:
+    """All faults and points in an order of their own, then points without an end; every
+    fifth trial is a kill at a random moment."""
+    points = [partial(Laboratory.trial, point=point) for point in POINTS]
+    first = [*FAULTS, *points]
+    rng.shuffle(first)
+    for number, trial in enumerate(chain(first, cycle(points)), 1):
+        yield trial
+        if number % 5 == 0:
+            yield partial(at_random, rng=rng)
+
+
+def matrix(lab: Laboratory, trials: int, rng: random.Random) -> Iterable[Trial]:
+    """So many trials, one by one."""
     lab.send()
     lab.settle()
-    for fault in FAULTS:
-        yield fault(lab)
-    points = cycle(POINTS)
-    for number in range(kills):
-        # Every so often at a random moment, spread over the whole run.
-        if (number + 1) * at_random // kills == number * at_random // kills:
-            yield lab.trial(next(points))
-            continue
-        lab.up().ask("catch-up")
-        lab.die_after(rng.uniform(0, 3))
-        lab.send()
-        yield lab.settle()
+    for trial in islice(deck(rng), trials - 1):
+        # Either way for the rows: through the driver, or in files of the workers.
+        lab.workers_files = rng.random() < 0.5
+        yield trial(lab)
     yield retention_passed(lab)
 
 
@@ -287,8 +402,13 @@ def _number(path: Path) -> int:
     return int(path.name)
 
 
-def _checkpoint(lab: Laboratory, query: str) -> Path:
-    return Path(local_path(lab.settings.checkpoint(query)))
+def _newest(folder: Path) -> Path:
+    """The file of the newest batch."""
+    return max((p for p in folder.iterdir() if p.name.isdigit()), key=_number)
+
+
+def _checkpoint(lab: Laboratory) -> Path:
+    return Path(local_path(lab.settings.checkpoint(QUERY)))
 
 
 class _sending:
@@ -355,20 +475,20 @@ def _settled(lab: Laboratory, name: str) -> Trial:
 
 
 def _refusal(lab: Laboratory) -> str:
-    """What the queries say when they refuse to go on.
+    """What a process says that refuses to go on.
 
     Raises:
-        FraudError: they do not refuse.
+        FraudError: it does not refuse.
     """
     child = Child(lab.settings, lab.broker.bootstrap, list(OPTIONS))
-    return _said(child)
+    child.answer()
+    return _said(child, "start", "catch-up")
 
 
-def _said(child: Child, *, ready: bool = False) -> str:
+def _said(child: Child, *commands: str) -> str:
     try:
-        if not ready:
-            child.answer()
-        child.ask("catch-up")
+        for command in commands:
+            child.ask(command)
     except FraudError as error:
         return str(error)
     finally:
@@ -379,12 +499,11 @@ def _said(child: Child, *, ready: bool = False) -> str:
 def main() -> None:
     """Run the matrix; exit 1 if any trial found damage, or if it was stopped."""
     parser = argparse.ArgumentParser(description="kill the pipeline, and count")
-    parser.add_argument("--kills", type=int, default=94)
-    parser.add_argument("--random", type=int, default=22)
+    parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "chaos.md")
     arguments = parser.parse_args()
-    begun, trials, skipped, whole = time.monotonic(), [], "", False
+    begun, trials, skipped, stopped = time.monotonic(), [], "", ""
 
     def keep(trial: Trial) -> None:
         trials.append(trial)
@@ -396,23 +515,25 @@ def main() -> None:
             keep(disk_full(settings))
         except NoSmallDiskError as error:
             skipped = f"Skipped: disk full ({error}).\n"
-        with (
-            laboratory(settings, "chaos", options=OPTIONS) as lab,
-            suppress(KeyboardInterrupt),
-        ):
+        with laboratory(settings, "chaos", options=OPTIONS) as lab:
             rng = random.Random(arguments.seed)
-            for trial in matrix(lab, arguments.kills, arguments.random, rng):
-                keep(trial)
-            whole = True
-    if not whole:
-        skipped += f"Stopped by Ctrl-C after {len(trials)} trials.\n"
+            try:
+                for trial in matrix(lab, arguments.trials, rng):
+                    keep(trial)
+            except (KeyboardInterrupt, FraudError) as error:
+                stopped = str(error) or "Ctrl-C"
+                skipped += f"Stopped after {len(trials)} trials: {stopped}.\n"
     minutes = (time.monotonic() - begun) / 60
-    arguments.out.write_text(report(trials, arguments, minutes, skipped))
-    sys.exit(int(not whole or any(trial.damage for trial in trials)))
+    arguments.out.write_text(report(trials, arguments, minutes, skipped, lab.kills))
+    sys.exit(int(bool(stopped) or any(trial.damage for trial in trials)))
 
 
 def report(
-    trials: list[Trial], arguments: argparse.Namespace, minutes: float, skipped: str
+    trials: list[Trial],
+    arguments: argparse.Namespace,
+    minutes: float,
+    skipped: str,
+    kills: int,
 ) -> str:
     """The page: what was done, the table, the recovery times."""
     from bench.machine import machine
@@ -420,20 +541,20 @@ def report(
     seconds = [t.recovery_seconds for t in trials if t.recovery_seconds > 0]
     recovery = percentiles(seconds)
     here = machine()
-    kills = sum(not trial.fault.startswith(UNKILLED) for trial in trials)
-    at_random = sum(trial.fault == "random time" for trial in trials)
+    random_times = sum(trial.fault.startswith("random time") for trial in trials)
     return f"""# Faults, counted
 
 Generated by `make chaos` (seed {arguments.seed}) in {minutes:.0f} minutes:
-{len(trials)} trials with {kills} SIGKILLs, {at_random} of them at random moments;
+{len(trials)} trials with {kills} SIGKILLs, {random_times} of them at random moments;
 on {here["cores"]} cores of {here["cpu"]}, {here["system"]},
 Python {here["python"]}, PySpark {here["pyspark"]}.
 
-All but a few runs kill the real queries (Python, JVM and workers, SIGKILL); the others
-fill the disk, start a second copy, or stop or kill the broker or the producer. Each
-then starts again on what is left, waits until all is caught up, and compares the lake
-with the topic, event by event: [`lib/faults.py`](../lib/faults.py),
-[`lib/truth.py`](../lib/truth.py).
+All but a few runs kill the real query or a rebuild (Python, JVM and workers, SIGKILL),
+some twice; the others fill the disk, start a second copy, or stop or kill the broker or
+the producer. Each then starts again on what is left, waits until all is caught up, and
+compares the lake with the topic, record by record: [`lib/faults.py`](../lib/faults.py),
+[`lib/truth.py`](../lib/truth.py). *After* a table means that of the three that are
+committed at the same time only it was written, *before* one that only it was not.
 
 {table(trials)}
 {skipped}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from lib.config import Settings, local_path
 from lib.errors import FraudError
 
 _APPLICATION = "application_id"
+_STATE_FILE = re.compile(r"(\d+)(?:_[\w-]+)?\.(?:changelog|zip|delta|snapshot)")
+_SPARKS = ("metadata", "sources", "offsets", "commits", "state")
 
 
 class Checkpoint:
@@ -49,8 +52,28 @@ class Checkpoint:
         return max((int(name) for name in names if name.isdigit()), default=None)
 
     def drop_plan(self, batch: int) -> None:
-        """Delete a batch's plan, which nothing has been done of."""
+        """Delete a batch's plan, of which nothing has reached the tables.
+
+        The state that it left goes first: the next plan has other records, and a
+        snapshot of the old one under its version would be taken for what they made.
+        """
+        folder = self._path(f"{self.uri}/state")
+        files = self._fs.listFiles(folder, True) if self._fs.exists(folder) else None
+        while files is not None and files.hasNext():
+            path = files.next().getPath()
+            found = _STATE_FILE.fullmatch(path.getName())
+            if found and int(found.group(1)) > batch:  # batch N makes version N + 1
+                self._fs.delete(path, False)
         self._fs.delete(self._path(f"{self.uri}/offsets/{batch}"), False)
+
+    def clear(self) -> None:
+        """Delete what Spark keeps here, as if no query had ever run.
+
+        Without a planned batch the rest is what a broken deletion has left behind: the
+        next life would meet commits and state of the last one under its own numbers.
+        """
+        for name in _SPARKS:
+            self._fs.delete(self._path(f"{self.uri}/{name}"), True)
 
     def application_id(self, query: str) -> str:
         """The id under which the query's batches are numbered in the tables.
@@ -85,6 +108,37 @@ class Checkpoint:
             return bytes(self._io.toByteArray(stream)).decode()
         finally:
             stream.close()
+
+
+class Mark:
+    """A file whose being there says something, on any file system Spark can reach."""
+
+    def __init__(self, spark: SparkSession, uri: str) -> None:
+        self._path = spark.sparkContext._jvm.org.apache.hadoop.fs.Path(uri)
+        conf = spark.sparkContext._jsc.hadoopConfiguration()
+        self._fs = self._path.getFileSystem(conf)
+
+    def set(self) -> None:
+        """Put it there; nothing if it is there."""
+        self._fs.create(self._path, True).close()
+
+    def unset(self) -> None:
+        """Take it away; nothing if it is not there."""
+        self._fs.delete(self._path, False)
+
+    def is_set(self) -> bool:
+        """Whether it is there."""
+        return self._fs.exists(self._path)
+
+
+def unfinished_rebuild(spark: SparkSession, settings: Settings) -> Mark:
+    """Set while a rebuild is under way: silver and the checkpoint are not whole.
+
+    To delete a folder or to write three tables is no single step. Without the mark a
+    crash between would leave what a stream takes for the truth: a checkpoint that has
+    forgotten its newest batch, a table that is empty.
+    """
+    return Mark(spark, f"{settings.lake}/rebuild_unfinished")
 
 
 def remove(spark: SparkSession, uri: str) -> None:

@@ -1,8 +1,8 @@
-"""The fault laboratory: runs the real queries in a process, kills it, and counts.
+"""The fault laboratory: runs the real query in a process, kills it, and counts.
 
-A trial is: bring the queries up on a lake that a kill may have left half-done, wait
-until they have caught up, count the damage, arm a point, send more, and watch them
-die there. Every restart is therefore the recovery from the trial before it.
+A trial is: bring the query up on a lake that a kill may have left half-done, wait
+until it has caught up, count the damage, arm a point, send more, and watch it die
+there. Every restart is therefore the recovery from the trial before it.
 """
 
 from __future__ import annotations
@@ -25,29 +25,59 @@ from lib.clients import ensure_topic
 from lib.config import ROOT, Settings, local_path
 from lib.detectors import MINUTE
 from lib.errors import FraudError
-from lib.events import parse, to_json
+from lib.events import Event, parse, to_json
 from lib.generator import generate
 from lib.producer import Sent, replay
-from lib.truth import Damage, damage, expected, read_topic
+from lib.truth import Damage, Truth, damage, expected, read_topic
 
-START_SECONDS = 120
-DIE_SECONDS = 180
+START_SECONDS = 240
+DIE_SECONDS = 240
 POINTS = (
     "offsets written",
+    "state-store commit",
     "before bronze/tx_events",
     "after bronze/tx_events",
-    "before silver/quarantine",
-    "after silver/quarantine",
-    "before silver/transactions",
     "after silver/transactions",
-    "state-store commit",
-    "before silver/scored",
+    "after silver/quarantine",
     "after silver/scored",
-    "before upsert of silver/scored",
-    "after upsert of silver/scored",
+    "before silver/transactions",
+    "before silver/quarantine",
+    "before silver/scored",
+    "before merge of silver/scored",
+    "after merge of silver/scored",
+    "all tables written",
     "delta checkpoint",
+    "state snapshot",
+    "batch noted as done",
 )
-"""Where a process can be told to die, in the order in which a batch passes them."""
+"""Where a process can be told to die, in the order in which a batch passes them.
+
+Bronze is committed first, the other three tables at the same time, so that a crash may
+find any of them written: *after* one of them, only it is; *before* one, only it isn't.
+"""
+
+COMPLETION_POINTS = (
+    "completed silver/transactions",
+    "completed silver/quarantine",
+    "completed silver/scored",
+)
+"""... while a start without a checkpoint completes the last batch."""
+
+REBUILD_POINTS = (
+    "rebuild: half of the checkpoint deleted",
+    "rebuild: the checkpoint deleted",
+    "rebuild: half of silver/transactions deleted",
+    "rebuild: silver/transactions deleted",
+    "rebuild: silver/quarantine deleted",
+    "rebuild: silver/scored deleted",
+    "rebuild: silver/transactions written",
+    "rebuild: silver/quarantine written",
+    "rebuild: silver/scored written",
+)
+"""... between the steps of a rebuild."""
+
+WORKERS_FILES = ("--large", "1")
+"""Options of the child: all rows leave in files that the workers write."""
 
 _NOW_US = time.time_ns() // 1000
 
@@ -66,6 +96,7 @@ class Child:
 
     Attributes:
         pid: its process id, and its group's.
+        options: what it was started with.
     """
 
     def __init__(
@@ -77,6 +108,7 @@ class Child:
     ) -> None:
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         self._log = settings.log_dir / "faults-child.log"
+        self.options = tuple(options)
         env = os.environ | {
             "FRAUD_HOME": str(settings.home),
             "FRAUD_KAFKA": bootstrap,
@@ -105,9 +137,13 @@ class Child:
         Raises:
             FraudError: the process ended, failed, or does not answer in time.
         """
+        self.tell(command)
+        return self.answer(timeout)
+
+    def tell(self, command: str) -> None:
+        """Send a command that will be the process's end: there is no answer."""
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
-        return self.answer(timeout)
 
     def answer(self, timeout: float = START_SECONDS) -> dict:
         """Its next answer; errors as `ask`."""
@@ -146,8 +182,7 @@ class Child:
 
     def stop(self) -> None:
         """Let it end in order."""
-        self._process.stdin.write("stop\n")
-        self._process.stdin.flush()
+        self.tell("stop")
         self._process.wait(START_SECONDS)
 
     def _listen(self) -> None:
@@ -182,7 +217,9 @@ class Laboratory:
         broker: the laboratory's broker.
         events: valid events per sending.
         options: of `lib.faults_child`.
+        workers_files: whether the next child lets workers write all rows' files.
         trials: what was counted so far.
+        kills: SIGKILLs so far, to whatever process.
         topic_size: records in the topic when a producer was last started.
     """
 
@@ -190,7 +227,9 @@ class Laboratory:
     broker: Broker
     events: int = 60
     options: list[str] = field(default_factory=list)
+    workers_files: bool = False
     trials: list[Trial] = field(default_factory=list)
+    kills: int = 0
     topic_size: int = 0
     _child: Child | None = None
     _sent: int = 0
@@ -204,19 +243,31 @@ class Laboratory:
     def next_file(self) -> Path:
         """The next part of the story: new accounts' lives, in disorder."""
         self._sent += 1
-        made = generate(self.events, 3, seed=1_000 + self._sent, **STORY)
+        return self._file(
+            generate(self.events, 3, seed=1_000 + self._sent, **STORY).lines
+        )
+
+    def _file(self, lines: list[str]) -> Path:
         file = self.settings.home / "faults" / f"{self.settings.topic}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = "\n".join(made.lines) + "\n"
+        text = "\n".join(lines) + "\n"
         file.write_bytes(text.encode(errors="surrogateescape"))
         return file
 
-    def up(self) -> Child:
-        """Start the queries, unless they run."""
+    def process(self) -> Child:
+        """The child with Spark up and no query yet, unless it runs already."""
         if self._child is None:
             self._begun = time.monotonic()
-            self._child = Child(self.settings, self.broker.bootstrap, self.options)
+            more = WORKERS_FILES if self.workers_files else ()
+            options = [*self.options, *more]
+            self._child = Child(self.settings, self.broker.bootstrap, options)
             self._child.answer()
+        return self._child
+
+    def up(self) -> Child:
+        """Start the query, unless it runs."""
+        if self._child is None:
+            self.process().ask("start")
         return self._child
 
     def settle(self) -> Trial | None:
@@ -237,27 +288,46 @@ class Laboratory:
 
     def die_at(self, point: str) -> None:
         """Arm the point, send, and wait until the process is dead there."""
-        straggler = self._straggler() if "upsert" in point else None
+        straggler = self._straggler() if "merge" in point else None
         self.up().ask(f"arm {point}")
         self.send()
         if straggler:
-            replay(self.settings, self.broker.bootstrap, straggler)
-        self._child.wait_dead()
-        self._child, self._pending = None, point
+            self.send_event(straggler)
+        self.dead(point)
 
-    def _straggler(self) -> Path:
+    def die_starting(self, point: str) -> None:
+        """Start the query with this point armed, and wait until it is dead there."""
+        self.process().ask(f"arm {point}")
+        self._child.tell("start")
+        self.dead(point)
+
+    def dead(self, point: str) -> None:
+        """Wait until the process has died at the point that it is armed with."""
+        self._child.wait_dead()
+        self._gone(point)
+
+    def _gone(self, fault: str) -> None:
+        self.kills += 1
+        by_workers = set(WORKERS_FILES) <= set(self._child.options)
+        self._pending = f"{fault}, workers' files" if by_workers else fault
+        self._child = None
+
+    def _straggler(self) -> Event:
         """Let an event be scored, and return one that belongs before it."""
+        event = self.new_event()
+        self.send_event(event)
+        self.up().ask("catch-up")
+        return event._replace(event_id="earlier", ts_us=event.ts_us - MINUTE)
+
+    def new_event(self) -> Event:
+        """The first event of an account that nobody has seen before."""
         self._sent += 1
         event = parse(generate(1, 1, seed=self._sent).lines[0].encode(), _NOW_US)
-        event = event._replace(account_id=f"ACCT_9{self._sent:07}")
-        earlier = event._replace(event_id="earlier", ts_us=event.ts_us - MINUTE)
-        file = self.settings.home / "faults" / f"{self.settings.topic}-late.jsonl"
-        for each in (event, earlier):
-            file.write_text(to_json(each) + "\n")
-            if each is event:
-                replay(self.settings, self.broker.bootstrap, file)
-                self.up().ask("catch-up")
-        return file
+        return event._replace(account_id=f"ACCT_9{self._sent:07}")
+
+    def send_event(self, event: Event) -> None:
+        """Send this one event."""
+        replay(self.settings, self.broker.bootstrap, self._file([to_json(event)]))
 
     def die_after(self, seconds: float) -> None:
         """Send, and kill after a time: wherever it is then."""
@@ -265,7 +335,7 @@ class Laboratory:
         self.send()
         time.sleep(seconds)  # the fault itself: a random moment, no condition
         self._child.kill()
-        self._child, self._pending = None, "random time"
+        self._gone("random time")
 
     def given_up(self, fault: str) -> Child:
         """Hand over the process, which the fault will make end by itself."""
@@ -282,8 +352,16 @@ class Laboratory:
 
     def damage(self) -> Damage:
         """What is wrong now; the process must have caught up."""
-        records = read_topic(self.settings, self.broker.bootstrap)
-        return damage(self.settings, expected(records))
+        return damage(self.settings, self.truth())
+
+    def truth(self) -> Truth:
+        """What the lake must hold of the topic."""
+        return expected(read_topic(self.settings, self.broker.bootstrap))
+
+    @property
+    def fault(self) -> str | None:
+        """The last fault, if the recovery from it is still to be counted."""
+        return self._pending
 
     def forget(self) -> None:
         """The last fault is not to be recovered from."""

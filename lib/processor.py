@@ -57,11 +57,13 @@ class Target:
         topic: the topic they come from.
         first_batch: number in bronze of the checkpoint's batch 0.
         folder: the lake's folder if workers may write files there, or None.
+        large: from so many records on a call does so, see LARGE.
     """
 
     topic: str
     first_batch: int
     folder: str | None
+    large: int = LARGE
 
 
 class AccountProcessor(StatefulProcessor):
@@ -170,7 +172,7 @@ class AccountProcessor(StatefulProcessor):
 
     def _packets(self, judged: Judged) -> Iterator[tuple[str, bytes]]:
         rows, target = judged.records, self._target
-        large = len(rows) >= LARGE or rows.nbytes >= LARGE_BYTES
+        large = len(rows) >= target.large or rows.nbytes >= LARGE_BYTES
         if target.folder is not None and large:
             # What is not certain yet is decided by the driver, from the table.
             unsure = pc.equal(rows["status"], UNSURE)

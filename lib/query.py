@@ -13,7 +13,7 @@ never the other way round. It is what recovery rests on: bronze says what was ta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -25,9 +25,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.streaming import StreamingQuery
 
 from lib import recovery
-from lib.checkpoint import Checkpoint
+from lib.checkpoint import Checkpoint, unfinished_rebuild
 from lib.clients import spark_options
 from lib.config import Settings, local_path
+from lib.errors import FraudError
 from lib.lake import (
     CORRECTION,
     Batch,
@@ -39,6 +40,7 @@ from lib.lake import (
 )
 from lib.processor import (
     CORRECTIONS,
+    LARGE,
     OUTPUT,
     ROWS,
     AccountProcessor,
@@ -237,6 +239,7 @@ def local_writer(
             pool.submit(lake.append, name, made[name], transaction, files[name])
             for name in (TRANSACTIONS, QUARANTINE)
         ]
+        wait(commits)  # a failure ends the query: none may be under way then
         for commit in commits:
             commit.result()
         count = len(made[BRONZE]) + sum(file.rows for file in files[BRONZE])
@@ -381,7 +384,15 @@ def start(
         trigger: arguments of ``DataStreamWriter.trigger``.
         max_offsets: records per micro-batch at most.
         on_batch: called after each batch with its id and its number of records.
+
+    Raises:
+        FraudError: a rebuild was broken off, or silver is not what bronze demands.
     """
+    if unfinished_rebuild(spark, settings).is_set():
+        raise FraudError(
+            f"a rebuild of {settings.lake} was broken off, so silver is not whole: run "
+            "`python -m lib rebuild` again"
+        )
     lake = open_lake(spark, settings)
     for name in SCHEMAS:
         lake.create(name)  # so that readers never find none
@@ -393,7 +404,7 @@ def start(
     # Workers may write there if they run on this machine.
     here = folder is not None and settings.master.startswith("local")
     target = Target(
-        settings.topic, beginning.first_batch, str(folder) if here else None
+        settings.topic, beginning.first_batch, str(folder) if here else None, LARGE
     )
     stream = read_topic(
         spark,

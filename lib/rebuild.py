@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from lib.checkpoint import exclusive, remove
+from lib.checkpoint import exclusive, remove, unfinished_rebuild
 from lib.config import Settings
 from lib.lake import SparkLake
 from lib.query import QUERY, route
@@ -39,8 +39,8 @@ def rebuild(spark: SparkSession, settings: Settings) -> dict[str, int]:
     One batch job: all records of an account meet in one task, in the order in which
     they were taken in, and are judged as the stream judges them. The checkpoint goes,
     too: the next stream begins behind bronze, with what the detectors remember from
-    silver/scored. If this dies half-way, no stream starts (`lib.recovery`): run it
-    again.
+    silver/scored. If this dies half-way, no stream starts
+    (`lib.checkpoint.unfinished_rebuild`): run it again.
 
     Returns:
         rows by table.
@@ -48,20 +48,24 @@ def rebuild(spark: SparkSession, settings: Settings) -> dict[str, int]:
     Raises:
         FraudError: there is no bronze, or a stream runs.
     """
-    bronze = read_table(spark, settings, BRONZE)
     lake = SparkLake(spark, settings)
+    unfinished = unfinished_rebuild(spark, settings)
     with exclusive(settings):
-        remove(spark, settings.checkpoint(QUERY))
-        for table in MADE:
-            remove(spark, settings.table(table))
-        judged = judge_all(bronze).persist(StorageLevel.DISK_ONLY)
+        judged = judge_all(read_table(spark, settings, BRONZE))
+        judged.persist(StorageLevel.DISK_ONLY)
         try:
+            judged.count()  # all of it can be read: only now anything is deleted
+            unfinished.set()
+            remove(spark, settings.checkpoint(QUERY))
+            for table in MADE:
+                remove(spark, settings.table(table))
             stamped = judged.withColumn("scored_at", F.current_timestamp())
             new = stamped.where(F.col("status") == NEW)
             bad = stamped.where(F.col("reason").isNotNull())
             for table, rows in ((TRANSACTIONS, new), (QUARANTINE, bad), (SCORED, new)):
                 lake.append(table, rows.select(*SCHEMAS[table].names), None)
             _correct_status(spark, settings, judged)
+            unfinished.unset()
         finally:
             judged.unpersist()
     return {table: read_table(spark, settings, table).count() for table in MADE}

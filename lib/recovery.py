@@ -85,8 +85,9 @@ def beginning(
     accounts = None
     version = checkpoint.recall(_ACCOUNTS)
     if version and not checkpoint.has_commits():
-        scored = spark.read.format("delta").option("versionAsOf", version)
-        accounts = accounts_of(scored.load(settings.table(SCORED)))
+        reader = spark.read.format("delta").option("versionAsOf", version)
+        scored = reader.load(settings.table(SCORED))
+        accounts = accounts_of(scored, watermark_of(scored))
     return Beginning(
         offsets=offsets,
         first_batch=int(checkpoint.recall(_FIRST_BATCH) or 0),
@@ -107,6 +108,7 @@ def _take_over(
     Returns:
         ``startingOffsets`` for Spark's Kafka source.
     """
+    checkpoint.clear()
     offsets, first_batch, version = "earliest", 0, ""
     if not lake.is_empty(BRONZE):
         last = _read(spark, settings, BRONZE).agg(F.max("batch")).first()[0]
@@ -172,18 +174,17 @@ def complete_batch(
         return
     topic = bronze["topic"][0].as_py()
     parsed = parse(bronze.select(INPUT.names).cast(INPUT))
-    scored = _read(spark, settings, SCORED).where(
-        F.col("account_id").isin(parsed.accounts)
-    )
-    values = {
-        row["account_id"]: bytes(row["value"]) for row in accounts_of(scored).collect()
-    }
+    everything = _read(spark, settings, SCORED)
+    watermark = watermark_of(everything)
+    scored = everything.where(F.col("account_id").isin(parsed.accounts))
+    remembered = accounts_of(scored, watermark).collect()
+    values = {row["account_id"]: bytes(row["value"]) for row in remembered}
     transactions = _read(spark, settings, TRANSACTIONS)
 
     def stored(accounts: list[str]) -> Iterator[pa.Table]:
         yield transactions.where(F.col("account_id").isin(accounts)).toArrow()
 
-    judged = judge(parsed, values, None)
+    judged = judge(parsed, values, watermark)
     records = settle(judged.records, stored)
     # Once the batch is in silver/scored its own events are remembered there, and the
     # records would be taken for duplicates of themselves; bronze knows what they are.
@@ -224,16 +225,25 @@ def _without(rows: pa.Table, there: pa.Table, keys: tuple[str, ...]) -> pa.Table
 # -- the initial state ---------------------------------------------------------------
 
 
-def accounts_of(scored: DataFrame, rules: Thresholds = THRESHOLDS) -> DataFrame:
-    """Rows of silver/scored → what the detectors remember of each account.
+def watermark_of(scored: DataFrame, rules: Thresholds = THRESHOLDS) -> int | None:
+    """µs: where the stream's watermark stands behind these rows; None if nowhere."""
+    punctual = F.when(~F.col("late"), F.unix_micros("ts"))
+    newest = scored.agg(F.max(punctual)).first()[0]
+    return None if newest is None else newest - rules.lateness_us
+
+
+def accounts_of(scored: DataFrame, watermark_us: int | None) -> DataFrame:
+    """All rows of some accounts in silver/scored → what is remembered of each account.
+
+    Args:
+        scored: the rows.
+        watermark_us: see `watermark_of`; of the whole table.
 
     Returns:
         ``account_id`` and ``value``, see `lib.state_codec`.
     """
-    punctual = F.when(~F.col("late"), F.unix_micros("ts"))
-    count, newest = scored.agg(F.count("*"), F.max(punctual)).first()
-    tasks = max(1, count // _ROWS_A_TASK)
-    watermark = NEVER if newest is None else newest - rules.lateness_us
+    tasks = max(1, scored.count() // _ROWS_A_TASK)
+    watermark = NEVER if watermark_us is None else watermark_us
 
     def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         parts = list(batches)

@@ -27,6 +27,7 @@ from lib.events import Event, Rejection, parse
 
 READ_SECONDS = 60
 _FIELDS = Answer._fields[1:]  # all but the status
+_IDENTITY, _PLACE = ("account_id", "event_id"), ("partition", "offset")
 
 
 class Record(NamedTuple):
@@ -39,14 +40,32 @@ class Record(NamedTuple):
     value: bytes | None
 
 
+Place = tuple[int, int]  # partition, offset
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a lake must hold of a topic.
+
+    Attributes:
+        answers: of every event, by (account_id, event_id).
+        records: where the topic's records stand.
+        rejected: where those stand that belong in quarantine.
+    """
+
+    answers: dict[tuple[str, str], Answer]
+    records: set[Place]
+    rejected: set[Place]
+
+
 @dataclass(frozen=True)
 class Damage:
     """What is wrong in a lake at rest; all zero if nothing is.
 
     Attributes:
         lost: events of the topic that are not in silver/transactions, or not in
-            silver/scored.
-        doubled: rows beyond one per event, in either.
+            silver/scored; records that are not in bronze, or not in quarantine.
+        doubled: rows of a table beyond those.
         out_of_order: rows that a commit shows after a later record of their account.
         differs: scored events whose answer is not what the rules say.
     """
@@ -97,38 +116,49 @@ def read_topic(settings: Settings, bootstrap: str, **options: object) -> list[Re
     return sorted(found, key=lambda record: record[:2])
 
 
-def expected(
-    records: list[Record], rules: Thresholds = THRESHOLDS
-) -> dict[tuple[str, str], Answer]:
-    """The answer of every event in the records, by (account_id, event_id)."""
-    histories: dict[str, list[Event]] = defaultdict(list)
+def expected(records: list[Record], rules: Thresholds = THRESHOLDS) -> Truth:
+    """What a lake must hold of these records."""
+    histories: dict[str, list[tuple[Place, Event]]] = defaultdict(list)
+    answers, rejected = {}, set()
     for record in records:
+        place = record.partition, record.offset
         event = parse(record.value, record.kafka_ms * 1000, record.key)
-        if not isinstance(event, Rejection):
-            histories[event.account_id].append(event)
-    answers = {}
-    for account, events in histories.items():
-        for event, answer in zip(events, score_history(events, rules), strict=True):
+        if isinstance(event, Rejection):
+            rejected.add(place)
+        else:
+            histories[event.account_id].append((place, event))
+    for account, history in histories.items():
+        events = [event for _place, event in history]
+        said = score_history(events, rules)
+        for (place, event), answer in zip(history, said, strict=True):
             if answer.status == "new":
                 answers[account, event.event_id] = answer
-    return answers
+            elif answer.status == "conflict":
+                rejected.add(place)
+    places = {(record.partition, record.offset) for record in records}
+    return Truth(answers, places, rejected)
 
 
-def damage(settings: Settings, truth: dict[tuple[str, str], Answer]) -> Damage:
+def damage(settings: Settings, truth: Truth) -> Damage:
     """How a local lake at rest differs from the truth."""
-    transactions = _rows(settings, "silver/transactions", ())
-    scored = _rows(settings, "silver/scored", _FIELDS)
+    scored = _rows(settings, "silver/scored", (*_IDENTITY, *_FIELDS))
+    held = (
+        (truth.answers, _rows(settings, "silver/transactions", _IDENTITY), _IDENTITY),
+        (truth.answers, scored, _IDENTITY),
+        (truth.records, _rows(settings, "bronze/tx_events", _PLACE), _PLACE),
+        (truth.rejected, _rows(settings, "silver/quarantine", _PLACE), _PLACE),
+    )
     lost = doubled = 0
-    for rows in (transactions, scored):
-        times = Counter((row["account_id"], row["event_id"]) for row in rows)
-        lost += len(truth.keys() - times.keys())
+    for wanted, rows, key in held:
+        times = Counter(tuple(row[column] for column in key) for row in rows)
+        lost += len(set(wanted) - times.keys())
         doubled += sum(n - 1 for n in times.values())
-        doubled += len(times.keys() - truth.keys())
+        doubled += len(times.keys() - set(wanted))
     return Damage(
         lost=lost,
         doubled=doubled,
         out_of_order=out_of_order(Path(local_path(settings.table("bronze/tx_events")))),
-        differs=sum(_differs(row, truth) for row in scored),
+        differs=sum(_differs(row, truth.answers) for row in scored),
     )
 
 
@@ -156,10 +186,9 @@ def _rows(settings: Settings, name: str, columns: tuple[str, ...]) -> list[dict]
     uri = str(local_path(settings.table(name)))
     if not DeltaTable.is_deltatable(uri):
         return []
-    wanted = ["account_id", "event_id", *columns]
     rows: list[dict] = []
     for file in DeltaTable(uri).file_uris():
-        rows += pq.read_table(file, columns=wanted).to_pylist()
+        rows += pq.read_table(file, columns=list(columns)).to_pylist()
     return rows
 
 

@@ -1,0 +1,243 @@
+"""What is left behind by a crash that a repeated batch alone does not mend: a rebuild
+that was broken off, a checkpoint of which a part is gone, a torn batch without one.
+
+Whatever it was, the lake ends up as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from lib import rebuild
+from lib.checkpoint import Checkpoint
+from lib.clients import ensure_topic
+from lib.config import Settings
+from lib.errors import FraudError
+from lib.generator import generate
+from lib.lake import SparkLake
+from lib.producer import replay
+from lib.query import QUERY
+from lib.reconcile import reconcile
+from lib.stream import drain
+from lib.tables import SCORED, TRANSACTIONS
+from tests.integration.helpers import (
+    copied,
+    lake,
+    send,
+    undo_last_batch_commit,
+    undo_last_commit,
+)
+from tests.integration.records import ARRIVED_MS, line
+
+MADE_OF = {"duplicates": 0.05, "out_of_order": 0.2, "late": 0.03}
+MADE_OF |= {"malformed": 0.05, "conflicts": 0.05}
+
+
+@pytest.fixture(scope="module")
+def base(
+    spark: SparkSession,
+    base_settings: Settings,
+    bootstrap: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """Events in disorder, drained in two batches, so that the second corrects."""
+    folder = tmp_path_factory.mktemp("recovery")
+    settings = replace(
+        base_settings,
+        topic="tx-recovery",
+        lake=str(folder / "lake"),
+        checkpoints=str(folder / "checkpoints"),
+    )
+    ensure_topic(settings, bootstrap)
+    lines = generate(500, 9, seed=3, **MADE_OF).lines
+    for part in (lines[:300], lines[300:]):
+        file = folder / "events.jsonl"
+        file.write_text("\n".join(part) + "\n", errors="surrogateescape")
+        replay(settings, bootstrap, file)
+        drain(spark, settings, bootstrap)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def told(spark: SparkSession, base: Settings) -> dict[str, list[tuple]]:
+    return lake(spark, base)
+
+
+def test_rebuild_after_a_crash_leaves_nothing_to_replay(
+    spark, base: Settings, told, bootstrap: str, tmp_path: Path
+):
+    """The query died after its tables were written, before its checkpoint said so."""
+    settings = copied(base, tmp_path)
+    undo_last_batch_commit(settings)
+
+    rebuild.rebuild(spark, settings)
+    assert drain(spark, settings, bootstrap)["records"] == 0
+
+    assert lake(spark, settings) == told
+
+
+class Crash(BaseException):
+    """As a SIGKILL, nobody handles it."""
+
+
+def delete_half(folder: Path) -> None:
+    for file in sorted(path for path in folder.rglob("*") if path.is_file())[::2]:
+        file.unlink()
+
+
+def crash_in_deletion(monkeypatch, table: str | None, *, half: bool) -> None:
+    """... of this table, or of the checkpoint."""
+
+    def broken(spark: SparkSession, uri: str) -> None:
+        if not uri.endswith(table or QUERY):
+            return remove(spark, uri)
+        if half:
+            delete_half(Path(uri))
+        else:
+            remove(spark, uri)
+        raise Crash
+
+    remove = rebuild.remove
+    monkeypatch.setattr(rebuild, "remove", broken)
+
+
+def crash_behind(monkeypatch, table: str) -> None:
+    """... the writing of this table."""
+
+    class Broken(SparkLake):
+        def append(self, name, rows, batch) -> None:
+            super().append(name, rows, batch)
+            if name == table:
+                raise Crash
+
+    monkeypatch.setattr(rebuild, "SparkLake", Broken)
+
+
+@pytest.mark.parametrize(
+    "crash",
+    [
+        lambda m: crash_in_deletion(m, None, half=True),
+        lambda m: crash_in_deletion(m, TRANSACTIONS, half=True),
+        lambda m: crash_in_deletion(m, SCORED, half=False),
+        lambda m: crash_behind(m, TRANSACTIONS),
+        lambda m: crash_behind(m, SCORED),
+    ],
+    ids=["half a checkpoint", "half a table", "deleted", "a table", "all tables"],
+)
+def test_no_stream_starts_behind_a_broken_rebuild(
+    *,
+    spark,
+    base: Settings,
+    told,
+    bootstrap: str,
+    tmp_path: Path,
+    monkeypatch,
+    crash: Callable[[pytest.MonkeyPatch], None],
+):
+    settings = copied(base, tmp_path)
+    with monkeypatch.context() as patched:
+        crash(patched)
+        with pytest.raises(Crash):
+            rebuild.rebuild(spark, settings)
+    before = {path for path in tmp_path.rglob("*") if path.name != ".lock"}
+
+    with pytest.raises(FraudError, match="python -m lib rebuild") as caught:
+        drain(spark, settings, bootstrap)
+    assert "\n" not in str(caught.value)
+    assert {path for path in tmp_path.rglob("*") if path.name != ".lock"} == before
+
+    rebuild.rebuild(spark, settings)
+    assert drain(spark, settings, bootstrap)["records"] == 0
+    assert lake(spark, settings) == told
+
+
+def test_rebuild_deletes_nothing_before_it_has_read_bronze(
+    spark, base: Settings, tmp_path: Path
+):
+    settings = copied(base, tmp_path)
+    next(Path(settings.table("bronze/tx_events")).glob("*.parquet")).unlink()
+    before = {path for path in tmp_path.rglob("*") if path.name != ".lock"}
+
+    with pytest.raises(Exception, match=r"(?i)not exist|not.found"):
+        rebuild.rebuild(spark, settings)
+
+    assert {path for path in tmp_path.rglob("*") if path.name != ".lock"} == before
+
+
+def test_what_is_left_of_a_checkpoint_does_not_count(
+    spark, base: Settings, told, bootstrap: str, tmp_path: Path
+):
+    """Its deletion was broken off: there are commits and state, and no offsets."""
+    settings = copied(base, tmp_path)
+    shutil.rmtree(Path(settings.checkpoint(QUERY)) / "offsets")
+    settings = replace(settings, topic=base.topic)
+
+    assert drain(spark, settings, bootstrap)["records"] == 0
+    assert lake(spark, settings) == told
+
+    # ... and the next batches are those of a new life.
+    rest = [line(event_id=f"n-{n}", ts="2026-06-29T12:00:00Z") for n in range(3)]
+    for value in rest:
+        send(settings, bootstrap, [(b"ACCT_1", value)])
+        drain(spark, settings, bootstrap)
+    held = lake(spark, settings)
+    assert len(held[SCORED]) == len(told[SCORED]) + len(rest)
+
+
+def test_a_torn_batch_with_an_ancient_event_and_no_checkpoint(
+    spark, settings: Settings, bootstrap: str, tmp_path: Path
+):
+    """The watermark is 91 days past a new account's first event: it is late. So it is
+    when recovery completes the batch; and its event_id is taken."""
+    ensure_topic(settings, bootstrap)
+
+    def sent(*values: bytes) -> int:
+        send(settings, bootstrap, [(None, value) for value in values], ARRIVED_MS)
+        return drain(spark, settings, bootstrap)["records"]
+
+    # Every partition of the state has seen something recent.
+    sent(*(line(account_id=f"ACCT_1{n:02}") for n in range(40)))
+    ancient = line(ts="1999-01-01T00:00:00Z")
+    sent(ancient)
+    told = lake(spark, settings)
+    (late,) = [row for row in told[SCORED] if row[2].year == 1999]
+    assert late[7] is True  # late
+
+    shutil.rmtree(settings.checkpoints)
+    for table in (TRANSACTIONS, SCORED):
+        undo_last_commit(settings, table)
+    assert drain(spark, settings, bootstrap)["records"] == 0
+    assert lake(spark, settings) == told
+
+    assert sent(line(), ancient) == 2
+    books = reconcile(spark, settings, bootstrap)
+    assert books.differences == []
+    assert books.reasons == {"conflicting_event_id": 1}
+    assert books.counts["duplicates"] == 1
+
+
+def test_a_plan_is_dropped_with_the_state_that_it_left(spark, tmp_path: Path):
+    """A snapshot of the state may be there, of records that are planned in another way
+    now: later batches would begin with it."""
+    stays = [
+        "offsets/3",
+        "state/0/0/3.changelog",
+        "state/0/1/2.zip",
+        "state/0/1/SSTs/9",
+    ]
+    goes = ["offsets/4", "state/0/0/5.changelog", "state/0/1/5.zip"]
+    for name in stays + goes:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    Checkpoint(spark, str(tmp_path)).drop_plan(4)
+
+    left = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
+    assert left == set(stays)

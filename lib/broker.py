@@ -60,6 +60,7 @@ group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=400
 log.retention.ms=-1
+log.message.timestamp.after.max.ms={ahead}
 log.segment.bytes=134217728
 message.max.bytes={largest}
 replica.fetch.max.bytes={largest}
@@ -236,6 +237,7 @@ class Broker:
             controller=controller,
             data=str(data).replace("\\", "\\\\"),
             largest=clients.MAX_RECORD_BYTES,
+            ahead=clients.AHEAD_MS,
         )
         if self.locks:
             self._dir.chmod(0o700)  # server.properties holds the admin's password

@@ -56,6 +56,7 @@ transaction.state.log.num.partitions=1
 group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=6000
 log.retention.ms=-1
+log.message.timestamp.after.max.ms={ahead}
 log.segment.bytes=134217728
 message.max.bytes={largest}
 replica.fetch.max.bytes={largest}
@@ -235,6 +236,7 @@ class Cluster:
                 controller=controller,
                 data=self._folder / f"data-{node}",
                 largest=clients.MAX_RECORD_BYTES,
+                ahead=clients.AHEAD_MS,
             )
             configs.append(self._folder / f"broker-{node}.properties")
             configs[-1].write_text(text)

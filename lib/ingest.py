@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from lib import preflight
 from lib.checkpoint import Checkpoint
 from lib.clients import end_offsets, spark_options
 from lib.config import Settings
@@ -240,9 +241,14 @@ def start(
         the running ``StreamingQuery``.
     """
     lake = open_lake(spark, settings)
+    checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
+    preflight.check(
+        *(spark, settings, bootstrap, lake, checkpoint),
+        tables=TABLES,
+        every_batch="bronze/tx_events",
+    )
     for name, schema in TABLES.items():
         lake.create(name, schema)  # so that readers never find none
-    checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
     starting = "earliest"
     if not checkpoint.has_offsets():
         starting = continue_from_bronze(spark, settings, bootstrap, lake)

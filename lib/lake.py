@@ -8,23 +8,25 @@ put the batch id into the commit.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import unquote
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
+from lib import datafiles
 from lib.config import Settings, local_path
-from lib.spark import table_exists
+from lib.deltalog import demand_whole
+from lib.errors import FraudError
 
 COMMITS_A_CHECKPOINT = 100
 """Delta's own default of 10 writes the table's state anew five times a second."""
@@ -117,6 +119,10 @@ class Lake(ABC):
         """
 
     @abstractmethod
+    def last_batch(self, name: str, app: str) -> int | None:
+        """The newest batch of the application that the table has seen, if any."""
+
+    @abstractmethod
     def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         """These columns of all rows."""
 
@@ -141,7 +147,7 @@ class LocalLake(Lake):
 
     def create(self, name: str, schema: StructType) -> None:
         """See `Lake.create`."""
-        if not DeltaTable.is_deltatable(self._uri(name)):
+        if not demand_whole(self._uri(name)):
             (self.root / name).mkdir(parents=True, exist_ok=True)
             interval = {"delta.checkpointInterval": str(COMMITS_A_CHECKPOINT)}
             DeltaTable.create(
@@ -151,7 +157,9 @@ class LocalLake(Lake):
     def append(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
         """See `Lake.append`."""
         table = self._table(name)
-        if not self._has_seen(table, name, batch):
+        if self._has_seen(table, name, batch):
+            return
+        with _explained(table):
             write_deltalake(
                 table, rows, mode="append", commit_properties=_commit(name, batch)
             )
@@ -163,7 +171,7 @@ class LocalLake(Lake):
             return
         new = {column: f"new.{column}" for column in rows.column_names}
         del new["kind"]
-        (
+        merge = (
             table.merge(
                 rows,
                 predicate=how.matches(rows, "to_timestamp_micros"),
@@ -176,30 +184,21 @@ class LocalLake(Lake):
                 predicate=_datafusion(how.supersedes()),
             )
             .when_not_matched_insert(updates=new, predicate=how.adds())
-            .execute()
         )
+        with _explained(table):
+            merge.execute()
+
+    def last_batch(self, name: str, app: str) -> int | None:
+        """See `Lake.last_batch`."""
+        return self._table(name).transaction_version(Batch(app, 0).name(name))
 
     def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         """See `Lake.scan`."""
-        # File by file, and not as a dataset: its threads outlive an iterator that is
-        # left early, and then Python does not end cleanly.
-        for uri in self._table(name).file_uris():
-            yield pq.read_table(uri, columns=list(columns), use_threads=False)
+        yield from datafiles.scan(self._table(name), columns)
 
     def at(self, name: str, offsets: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """See `Lake.at`; only files are opened whose statistics have such offsets."""
-        wanted = np.unique(np.asarray(offsets, np.int64))
-        table = self._table(name)
-        files = pa.table(table.get_add_actions(flatten=True))
-        first, last = files["min.offset"].to_numpy(), files["max.offset"].to_numpy()
-        near = np.searchsorted(wanted, last, "right") > np.searchsorted(wanted, first)
-        names = list(dict.fromkeys([*columns, "offset"]))
-        found = [arrow_table_of(table).select(names)]
-        for place in np.flatnonzero(near).tolist():
-            path = self.root / name / unquote(files["path"][place].as_py())
-            rows = pq.read_table(path, columns=names, use_threads=False)
-            found.append(rows.filter(pc.is_in(rows["offset"], pa.array(wanted))))
-        return pa.concat_tables(found, promote_options="permissive").select(columns)
+        return datafiles.near(self._table(name), "offset", offsets, columns)
 
     def _uri(self, name: str) -> str:
         return str(self.root / name)
@@ -218,6 +217,26 @@ class LocalLake(Lake):
             return False
         last = table.transaction_version(batch.name(name))
         return last is not None and last >= batch.number
+
+
+@contextmanager
+def _explained(table: DeltaTable) -> Iterator[None]:
+    """What delta-rs says of a table that it can't write or read, as a line that names
+    it. What has other causes is not changed."""
+    try:
+        yield
+    except DeltaError as error:
+        place = local_path(table.table_uri)
+        if found := re.search(
+            r"Unsupported table features required: (\S.*)", f"{error}"
+        ):
+            raise FraudError(
+                f"the table {place} has Delta features that can't be written here "
+                f"({found[1]}): take them away with ALTER TABLE … DROP FEATURE in Spark"
+            ) from error
+        if "arquet" in str(error) and (broken := datafiles.broken_file(table)):
+            raise broken from error
+        raise
 
 
 def _commit(name: str, batch: Batch | None) -> CommitProperties | None:
@@ -245,7 +264,7 @@ class SparkLake(Lake):
 
     def create(self, name: str, schema: StructType) -> None:
         """See `Lake.create`."""
-        if not table_exists(self._spark, self._settings.table(name)):
+        if not demand_whole(self._settings.table(name), self._spark):
             # An append, and not Delta's CREATE TABLE: that one refuses a folder in
             # which an earlier creation died half-way.
             self.append(name, arrow_schema(schema).empty_table(), None)
@@ -286,6 +305,16 @@ class SparkLake(Lake):
             for key in transaction:
                 self._spark.conf.unset(key)
 
+    def last_batch(self, name: str, app: str) -> int | None:
+        """See `Lake.last_batch`."""
+        log = self._spark.sparkContext._jvm.org.apache.spark.sql.delta.DeltaLog
+        uri = self._settings.table(name)
+        snapshot = log.forTable(
+            self._spark._jsparkSession, uri
+        ).unsafeVolatileSnapshot()
+        found = snapshot.transactions().get(Batch(app, 0).name(name))
+        return found.get() if found.isDefined() else None
+
     def scan(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         """See `Lake.scan`."""
         yield self._read(name).select(*columns).toArrow()
@@ -300,11 +329,6 @@ class SparkLake(Lake):
 
     def _frame(self, rows: pa.Table):
         return self._spark.createDataFrame(rows).coalesce(1)
-
-
-def arrow_table_of(table: DeltaTable) -> pa.Table:
-    """No rows, with the table's columns."""
-    return pa.schema(table.schema().to_arrow()).empty_table()
 
 
 def arrow_schema(schema: StructType) -> pa.Schema:

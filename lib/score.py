@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
+from lib import preflight
 from lib.checkpoint import Checkpoint
 from lib.clients import begin_offsets
 from lib.config import Settings
@@ -288,8 +289,13 @@ def start(
 ):
     """Start the query; arguments as ``lib.ingest.start``."""
     lake = open_lake(spark, settings)
-    lake.create(TABLE, SCORED)
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
+    preflight.check(
+        *(spark, settings, bootstrap, lake, checkpoint),
+        tables=(TABLE, BRONZE_TABLE),
+        reads_topic=checkpoint.recall(_SOURCE) != BRONZE_TABLE,
+    )
+    lake.create(TABLE, SCORED)
     if not checkpoint.has_offsets():
         _begin_anew(spark, settings, bootstrap, lake, checkpoint)
     app = checkpoint.application_id(QUERY)

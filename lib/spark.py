@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lib.archive import options
 from lib.config import Settings, local_path
+from lib.deltalog import demand_whole
 from lib.errors import FraudError
 from lib.jars import class_path
 from lib.java import Java, find_java, java_env
@@ -251,9 +252,9 @@ def read_table(spark: SparkSession, settings: Settings, name: str) -> DataFrame:
     """One table of the lake, e.g. ``"silver/transactions"``.
 
     Raises:
-        FraudError: there is no such table yet.
+        FraudError: there is no such table yet, or it is damaged.
     """
-    if not table_exists(spark, settings.table(name)):
+    if not demand_whole(settings.table(name), spark):
         raise FraudError(
             f"there is no table {name} in {settings.lake} yet: run "
             "`python -m lib stream --drain` first"

@@ -33,7 +33,7 @@ def scan(table: DeltaTable, columns: Sequence[str]) -> Iterator[pa.Table]:
         FraudError: a file is damaged, or the table has features that nobody here reads.
     """
     if not _is_plain(table):
-        yield _query(table, columns)
+        yield query(table, columns)
         return
     # File by file, and not as a dataset: its threads outlive an iterator that is
     # left early, and then Python does not end cleanly.
@@ -57,7 +57,7 @@ def near(
         found = (_read(table, path, names) for path in paths)
     else:
         bounds = f'WHERE "{column}" BETWEEN {wanted[0]} AND {wanted[-1]}'
-        found = iter([_query(table, names, bounds)])
+        found = iter([query(table, names, bounds)])
     held = pa.array(wanted)
     rows = [rows.filter(pc.is_in(rows[column], held)) for rows in found]
     return pa.concat_tables([schema_of(table, names).empty_table(), *rows]).select(
@@ -138,7 +138,9 @@ def _damaged(table: DeltaTable, path: str, error: BaseException) -> FraudError:
     return damaged(path, f"can't be read ({reason:.150})", table.table_uri)
 
 
-def _query(table: DeltaTable, columns: Sequence[str], bounds: str = "") -> pa.Table:
+def query(table: DeltaTable, columns: Sequence[str], bounds: str = "") -> pa.Table:
+    """These columns of the rows within the bounds (SQL, ``WHERE …``), read by delta-rs;
+    errors as `scan`."""
     names = ", ".join(f'"{name}"' for name in columns)
     query = f"SELECT {names} FROM t {bounds}"
     try:

@@ -285,6 +285,12 @@ def cause_of(error: BaseException) -> str:
         line = text.strip().splitlines()[0] if text.strip() else repr(error)
     if "No space left on device" in text:
         return "no space left on the disk: free some, then run the command again"
+    if "PARTITIONS_DELETED" in text or "PARTITION_OFFSET_CHANGED" in text:
+        return (
+            "the topic has lost partitions, or its log ends before what was read: it "
+            "was deleted and made again, or cut back; nothing is skipped in silence: "
+            "bring the old log back, or give the new one a FRAUD_HOME of its own"
+        )
     if "OffsetOutOfRangeException" in text or "Some data may have been lost" in text:
         return (
             "Kafka has dropped records that were not read yet, and nothing is skipped "

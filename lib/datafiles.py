@@ -90,7 +90,7 @@ def has_deletion_vectors(table: DeltaTable) -> bool:
     """Whether rows of the table's files are marked as deleted, beside the files."""
     if "deletionVectors" not in (table.protocol().reader_features or []):
         return False
-    return any(len(batch) for batch in table.deletion_vectors())
+    return any(batch.num_rows for batch in table.deletion_vectors())
 
 
 def has_mapped_columns(table: DeltaTable) -> bool:

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lib.archive import options
 from lib.config import Settings, local_path
-from lib.deltalog import demand_whole
+from lib.deltalog import damaged, demand_whole
 from lib.errors import FraudError
 from lib.jars import class_path
 from lib.java import Java, find_java, java_env
@@ -285,6 +285,10 @@ def cause_of(error: BaseException) -> str:
         line = text.strip().splitlines()[0] if text.strip() else repr(error)
     if "No space left on device" in text:
         return "no space left on the disk: free some, then run the command again"
+    unread = re.search(r"FAILED_READ_FILE.*?file (?:file:)?/*(/\S+\.parquet)", text)
+    if unread:
+        file = unread[1]
+        return str(damaged(file, "can't be read", file.rpartition("/")[0]))
     if "PARTITIONS_DELETED" in text or "PARTITION_OFFSET_CHANGED" in text:
         return (
             "the topic has lost partitions, or its log ends before what was read: it "

@@ -59,7 +59,7 @@ def optimized(spark: SparkSession, settings: Settings) -> None:
 def test_spark_may_compact_every_table(spark, settings: Settings, bootstrap: str):
     """Then a duplicate, a conflict and a correction arrive; then the score query's
     checkpoint is lost."""
-    for number in range(1, 4):
+    for number in (2, 3):
         at = f"2025-01-15T11:5{number}:00Z"
         sent(settings, bootstrap, {"event_id": f"e-{number}", "ts": at}, {"amount": 0})
         drain(spark, settings, bootstrap)
@@ -83,7 +83,7 @@ def test_spark_may_compact_every_table(spark, settings: Settings, bootstrap: str
         books = reconcile(spark, settings, bootstrap)
         assert books.differences == []
         assert books.counts["duplicates"] == 1
-        assert books.counts["transactions"] == 4
+        assert books.counts["transactions"] == 3
         assert oracle.check(spark, settings).collect() == []
 
     demand_balanced()
@@ -275,7 +275,8 @@ def test_what_reconcile_says_of_a_damaged_file(
         reconcile(spark, settings, bootstrap)
 
     said = cause_of(caught.value)
-    assert file.name in said
+    assert str(file) in said
+    assert "put it back from a backup" in said
     assert "\n" not in said
 
 

@@ -36,6 +36,8 @@ class Query:
         state_rows: rows in its state.
         state_bytes: memory of its state.
         committed: partition → next offset that it will read.
+        dense: whether each offset that it took held a record. Transactions leave
+            markers, and aborted ones records that nobody reads.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Query:
     state_rows: int
     state_bytes: int
     committed: Mapping[int, int]
+    dense: bool
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,15 @@ def _query(name: str, reports: list[dict], committed: Mapping[int, int]) -> Quer
         state_rows=int(row["state_rows"]),
         state_bytes=int(row["state_bytes"]),
         committed=committed or _offsets(newest, "endOffset"),
+        dense=all(map(_is_dense, worked)),
     )
+
+
+def _is_dense(report: dict) -> bool:
+    start, end = _offsets(report, "startOffset"), _offsets(report, "endOffset")
+    if start.keys() != end.keys():
+        return True  # its first batch, or a new partition: nobody can tell
+    return sum(end.values()) - sum(start.values()) <= report.get("numInputRows", 0)
 
 
 def _seconds(text: str) -> float:

@@ -98,6 +98,7 @@ class Reader:
         self._ends = TopicEnds(settings)
         self._lock = threading.RLock()
         self._trouble = "reading the lake …"
+        self._dense = True  # offsets are as good as records
         self._unread = ""  # why the counts of another table can't be trusted
         self._health: Health | None = None
         self._books: tuple[Books, str] | None = None
@@ -224,8 +225,10 @@ class Reader:
         self._unread = unread
         health = look(self.settings, self._ends, time.time())
         ingest = health.queries.get("ingest")
+        self._dense &= ingest is None or ingest.dense
+        countable = ingest.committed if ingest and self._dense else {}
         books = Books(
-            committed=self._bronze.committed(ingest.committed if ingest else {}),
+            committed=self._bronze.committed(countable),
             bronze=self._bronze.rows,
             transactions=self._transactions.rows,
             quarantine=self._quarantine.rows,

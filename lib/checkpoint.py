@@ -44,6 +44,10 @@ class Checkpoint:
         """The newest micro-batch that is noted as done; None if none is."""
         return max(self._batches("commits"), default=None)
 
+    def is_idle(self) -> bool:
+        """Whether no micro-batch is planned that is not done."""
+        return max(self._batches("offsets"), default=None) == self.newest_commit()
+
     def offsets(self, batch: int) -> dict[str, dict[int, int]]:
         """Where a planned micro-batch ends: topic → partition → offset behind it.
 

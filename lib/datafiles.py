@@ -9,6 +9,7 @@ columns), delta-rs reads, which costs more; what it can't read is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from urllib.parse import unquote
 
 import numpy as np
@@ -19,7 +20,7 @@ from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
 from lib.config import local_path
-from lib.deltalog import damaged
+from lib.deltalog import LOG, damaged
 from lib.errors import FraudError
 
 _HARMLESS = {"v2Checkpoint", "vacuumProtocolCheck", "timestampNtz"}
@@ -97,6 +98,21 @@ def has_mapped_columns(table: DeltaTable) -> bool:
     """Whether the files have other column names than the table."""
     mode = table.metadata().configuration.get("delta.columnMapping.mode")
     return (mode or "none") != "none"
+
+
+def unnamed(table: DeltaTable) -> Iterator[pq.ParquetFile]:
+    """Whole files in a local table's folder that are younger than its last commit, and
+    that no commit names: a writer was killed before its commit, or the commit is lost.
+    """
+    folder = local_path(table.table_uri)
+    commit = folder / LOG / f"{table.version():020d}.json"
+    if not commit.exists():
+        return
+    last, named = commit.stat().st_mtime_ns, set(table.file_uris())
+    for path in folder.glob("*.parquet"):
+        if str(path) not in named and path.stat().st_mtime_ns > last:
+            with suppress(pa.ArrowException, OSError):  # half a file was never whole
+                yield pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
 
 
 def broken_file(table: DeltaTable) -> FraudError | None:

@@ -244,7 +244,7 @@ def start(
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
     preflight.check(
         *(spark, settings, bootstrap, lake, checkpoint),
-        tables=TABLES,
+        writes=TABLES,
         every_batch="bronze/tx_events",
     )
     for name, schema in TABLES.items():

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
+from lib import datafiles
 from lib.checkpoint import Checkpoint, another_log
 from lib.clients import (
     begin_offsets,
@@ -21,9 +23,10 @@ from lib.clients import (
     end_offsets,
     topic_identity,
 )
-from lib.config import Settings
-from lib.deltalog import demand_whole
+from lib.config import Settings, local_path
+from lib.deltalog import LOG, damaged, demand_whole
 from lib.errors import FraudError
+from lib.known import IDENTITY, POSITION
 from lib.lake import Lake
 
 BRONZE = "bronze/tx_events"
@@ -37,7 +40,8 @@ def check(
     lake: Lake,
     checkpoint: Checkpoint,
     *,
-    tables: Iterable[str],
+    writes: Iterable[str],
+    reads: Iterable[str] = (),
     every_batch: str | None = None,
     reads_topic: bool = True,
 ) -> None:
@@ -49,7 +53,8 @@ def check(
         bootstrap: bootstrap servers.
         lake: the lake behind ``settings``.
         checkpoint: the query's checkpoint.
-        tables: the tables that the query writes or reads.
+        writes: the tables that the query writes.
+        reads: further tables that it needs.
         every_batch: the table in which each batch with records leaves its number.
         reads_topic: whether the query reads Kafka; one that reads bronze has nothing
             to do with what became of the topic.
@@ -57,8 +62,11 @@ def check(
     Raises:
         FraudError: one line that says what is wrong, and what to do.
     """
+    tables = [*writes, *reads]
     there = {name for name in tables if demand_whole(settings.table(name), spark)}
     checkpoint.demand_whole()
+    for name in there.intersection(writes):
+        _demand_no_lost_commit(settings, checkpoint, name)
     if not reads_topic:
         return
     demand_bounded_timestamps(settings, bootstrap)
@@ -127,6 +135,51 @@ def _samples(
         )
         if (row["partition"], row["offset"]) in places
     }
+
+
+def _demand_no_lost_commit(
+    settings: Settings, checkpoint: Checkpoint, name: str
+) -> None:
+    """No data file on a local disk is younger than the table's last commit, and holds
+    rows of batches that are done: its commit is lost."""
+    folder, done = local_path(settings.table(name)), checkpoint.newest_commit()
+    if folder is None or done is None:
+        return
+    table = DeltaTable(str(folder))
+    for file in datafiles.unnamed(table):
+        if "offset" in file.schema.names:
+            ends = checkpoint.offsets(done).get(settings.topic, {})
+            lost = _positions(file.read(list(POSITION)), settings.topic, ends)
+            offsets = [offset for _, offset in lost]
+            held = datafiles.near(table, "offset", offsets, POSITION)
+            lost -= _positions(held, settings.topic, ends)
+        elif checkpoint.is_idle():  # else the batch in flight writes them again
+            held = datafiles.scan(table, IDENTITY)
+            lost = _keys(file.read(list(IDENTITY))).difference(*map(_keys, held))
+        else:
+            continue
+        if lost:
+            raise damaged(
+                f"{folder}/{LOG}",
+                f"has lost its last commit: {len(lost)} rows of batches that are done "
+                "stand in a file that no commit names",
+                str(folder),
+            )
+
+
+def _positions(
+    rows: pa.Table, topic: str, ends: dict[int, int]
+) -> set[tuple[int, int]]:
+    """(partition, offset) of the topic's rows before these offsets."""
+    return {
+        (row["partition"], row["offset"])
+        for row in rows.to_pylist()
+        if row["topic"] == topic and row["offset"] < ends.get(row["partition"], 0)
+    }
+
+
+def _keys(rows: pa.Table) -> set[tuple[str, ...]]:
+    return set(zip(*(rows[name].to_pylist() for name in IDENTITY), strict=True))
 
 
 def _demand_offsets_exist(

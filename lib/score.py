@@ -292,7 +292,8 @@ def start(
     checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
     preflight.check(
         *(spark, settings, bootstrap, lake, checkpoint),
-        tables=(TABLE, BRONZE_TABLE),
+        writes=(TABLE,),
+        reads=(BRONZE_TABLE,),
         reads_topic=checkpoint.recall(_SOURCE) != BRONZE_TABLE,
     )
     lake.create(TABLE, SCORED)

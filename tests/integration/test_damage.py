@@ -23,7 +23,13 @@ from lib.reconcile import reconcile
 from lib.spark import cause_of, properties
 from lib.stream import drain
 from tests.integration.conftest import Story
-from tests.integration.helpers import copied, delta_commits, rows, send
+from tests.integration.helpers import (
+    copied,
+    delta_commits,
+    rows,
+    send,
+    undo_last_commit,
+)
 from tests.integration.records import ARRIVED_MS, line
 
 BRONZE, TRANSACTIONS, QUARANTINE, SCORED = TABLES = (
@@ -195,12 +201,21 @@ def application_emptied(settings: Settings) -> Path:
     return emptied(Path(settings.checkpoint("ingest")) / "application_id")
 
 
-def last_commit_gone(settings: Settings) -> Path:
-    last = delta_commits(settings, BRONZE)[-1]
-    last.unlink()
-    last.with_name(f".{last.name}.crc").unlink(missing_ok=True)
-    last.with_suffix(".crc").unlink(missing_ok=True)
-    return Path(settings.table(BRONZE))
+def last_commit_gone(settings: Settings, table: str = BRONZE) -> Path:
+    undo_last_commit(settings, table)
+    return Path(settings.table(table))
+
+
+def last_transactions_gone(settings: Settings) -> Path:
+    return last_commit_gone(settings, TRANSACTIONS)
+
+
+def last_quarantine_gone(settings: Settings) -> Path:
+    return last_commit_gone(settings, QUARANTINE)
+
+
+def last_scored_gone(settings: Settings) -> Path:
+    return last_commit_gone(settings, SCORED)
 
 
 def last_commit_emptied(settings: Settings) -> Path:
@@ -235,6 +250,9 @@ def file_cut(settings: Settings) -> Path:
         metadata_gone,
         application_emptied,
         last_commit_gone,
+        last_transactions_gone,
+        last_quarantine_gone,
+        last_scored_gone,
         last_commit_emptied,
         log_gone,
         table_gone,

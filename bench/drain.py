@@ -24,12 +24,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
 from bench.machine import machine
 from lib.broker import Broker
-from lib.clients import end_offsets, ensure_topic, python_options
+from lib.clients import committed_records, end_offsets, ensure_topic
 from lib.config import ROOT, Settings
 from lib.generator import generate, write
 from lib.producer import replay
@@ -191,25 +190,8 @@ def _quix(
 
 def _committed(settings: Settings, bootstrap: str) -> int:
     """Records of a topic that belong to a committed transaction."""
-    ends = end_offsets(settings, bootstrap)
-    consumer = KafkaConsumer(
-        **python_options(settings, bootstrap),
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-    )
-    try:
-        parts = [TopicPartition(settings.topic, part) for part in ends]
-        consumer.assign(parts)
-        count, left = 0, {p for p in parts if ends[p.partition]}
-        deadline = time.monotonic() + 120
-        while left and time.monotonic() < deadline:
-            polled = consumer.poll(timeout_ms=1000, max_records=50_000)
-            count += sum(map(len, polled.values()))
-            left = {p for p in left if consumer.position(p) < ends[p.partition]}
-        return count
-    finally:
-        consumer.close()
+    spans = {part: (0, end) for part, end in end_offsets(settings, bootstrap).items()}
+    return sum(1 for _ in committed_records(settings, bootstrap, spans))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ STOP_SECONDS = guard.TERM_SECONDS + 10
 PORT_ATTEMPTS = 3
 POLL_SECONDS = 0.1
 MIN_FREE_BYTES = 256 * 1024 * 1024
+_META = "meta.properties"
 _CONF = Path(__file__).resolve().parent / "conf" / "log4j2.properties"
 
 _PROPERTIES = """\
@@ -60,6 +61,7 @@ group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=400
 log.retention.ms=-1
+log.message.timestamp.after.max.ms={ahead}
 log.segment.bytes=134217728
 message.max.bytes={largest}
 replica.fetch.max.bytes={largest}
@@ -236,13 +238,14 @@ class Broker:
             controller=controller,
             data=str(data).replace("\\", "\\\\"),
             largest=clients.MAX_RECORD_BYTES,
+            ahead=clients.AHEAD_MS,
         )
         if self.locks:
             self._dir.chmod(0o700)  # server.properties holds the admin's password
             self.locks.make()
             text += self.locks.server_properties()
         config = self._write("server.properties", text)
-        if (data / "meta.properties").exists():
+        if is_formatted(data, self._dir / _META):
             return
         command = self._java("kafka.tools.StorageTool", "format")
         command += ["--config", str(config), f"--cluster-id={new_cluster_id()}"]
@@ -253,8 +256,13 @@ class Broker:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:]
             raise FraudError(
                 f"the broker's data folder {data} can't be prepared "
-                f"({''.join(last)}): free some space or delete the folder"
+                f"({''.join(last)}): free some space, or set FRAUD_HOME to another disk"
             )
+
+    def _keep_meta(self) -> None:
+        """A copy of the small file without which Kafka can't open its log."""
+        meta = self._dir / "data" / _META
+        self._write(_META, meta.read_text())
 
     def _spawn(self, lock) -> None:
         users, config = self._dir / "users", self._dir / "server.properties"
@@ -291,6 +299,7 @@ class Broker:
                 )
                 state = {"bootstrap": bootstrap, "pid": self.pid}
                 self._write("broker.json", json.dumps(state))
+                self._keep_meta()
                 return True
             time.sleep(POLL_SECONDS)
         return False
@@ -391,6 +400,33 @@ def running_bootstrap(settings: Settings) -> str:
     except (OSError, ValueError):
         return ""
     return state["bootstrap"] if _accepts(state["bootstrap"]) else ""
+
+
+def is_formatted(data: Path, kept: Path | None = None) -> bool:
+    """Whether Kafka can open the data folder; False if it is still to be prepared.
+
+    Args:
+        data: the folder.
+        kept: where a copy of its meta.properties may lie.
+
+    Raises:
+        FraudError: there are records in it, and the file that says whose they are is
+            damaged. A new one would make a new and empty cluster.
+    """
+    meta = data / _META
+    text = meta.read_text(errors="replace") if meta.exists() else ""
+    if "cluster.id=" in text and "node.id=" in text:
+        return True
+    logs = (path.name for path in data.glob("*-[0-9]*"))
+    if all(name.startswith("__") for name in logs):
+        shutil.rmtree(data, ignore_errors=True)  # nobody has sent anything here
+        return False
+    copied = kept is not None and kept.exists()
+    remedy = f"copy {kept} to it" if copied else "put it back from a backup"
+    raise FraudError(
+        f"{meta} is missing, empty or cut, and Kafka can't open the records beside it: "
+        f"{remedy}; nothing was written"
+    )
 
 
 def new_cluster_id() -> str:

@@ -175,6 +175,55 @@ def ancient_first(lab: Laboratory, *, lost: bool) -> Trial:
     return _settled(lab, f"ancient event torn{more}, then its id with a recent time")
 
 
+def commit_lost(lab: Laboratory) -> Trial:
+    """A table's last commit is gone: refused; with it put back it goes on."""
+    lab.up().ask("catch-up")
+    lab.stop()
+    log = Path(local_path(lab.settings.table("silver/transactions"))) / "_delta_log"
+    last = max(path for path in log.glob("*.json") if path.stem.isdigit())
+    kept = last.read_bytes()
+    last.unlink()
+    refused = _refusal(lab)
+    last.write_bytes(kept)
+    return replace(_settled(lab, "a table's last commit lost"), refused=refused)
+
+
+def commit_emptied(lab: Laboratory) -> Trial:
+    """A table's last commit is empty: refused; with its text back it goes on."""
+    lab.up().ask("catch-up")
+    lab.stop()
+    log = Path(local_path(lab.settings.table("bronze/tx_events"))) / "_delta_log"
+    last = max(path for path in log.glob("*.json") if path.stem.isdigit())
+    kept = last.read_bytes()
+    last.write_bytes(b"")
+    refused = _refusal(lab)
+    last.write_bytes(kept)
+    return replace(_settled(lab, "a table's last commit emptied"), refused=refused)
+
+
+def compacted_by_spark(lab: Laboratory) -> Trial:
+    """OPTIMIZE by a Spark session without our properties: times become INT96."""
+    lab.up().ask("catch-up")
+    lab.stop()
+    tables = [lab.settings.table(name) for name in ("silver/transactions", _SCORED)]
+    code = f"""
+from delta import DeltaTable
+from lib.config import Settings
+from lib.spark import spark_session
+
+usual = {{"spark.sql.parquet.outputTimestampType": "INT96"}}
+spark = spark_session(Settings.from_env(), usual, short_lived=True)
+for table in {tables!r}:
+    DeltaTable.forPath(spark, table).optimize().executeCompaction()
+spark.stop()
+"""
+    env = os.environ | {"FRAUD_HOME": str(lab.settings.home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+    lab.send_again()
+    return _settled(lab, "compacted by plain Spark, then duplicates")
+
+
 def half_a_file(lab: Laboratory) -> Trial:
     """A Parquet file that was never finished lies in every table."""
     lab.die_at("after bronze/tx_events")
@@ -190,6 +239,35 @@ def two_at_once(lab: Laboratory) -> Trial:
     lab.up().ask("catch-up")
     refused = _refusal(lab)
     return replace(_after(lab, "two copies at once"), refused=refused)
+
+
+def topic_made_again(settings: Settings) -> Trial:
+    """The topic is deleted, and one of its name is filled beyond: refused. On a lake of
+    its own, because that one can't go on."""
+    with laboratory(settings, "remade", options=OPTIONS) as lab:
+        lab.send()
+        lab.up().ask("catch-up")
+        lab.stop()
+        truth = lab.truth()
+        _delete_topic(lab)
+        for _ in range(2):
+            lab.send()
+        refused = _refusal(lab)
+        found = damage(lab.settings, truth)
+    return Trial("topic deleted and made again", found, float("nan"), refused)
+
+
+def _delete_topic(lab: Laboratory) -> None:
+    client = admin(lab.settings, lab.broker.bootstrap)
+    try:
+        client.delete_topics([lab.settings.topic])
+        deadline = time.monotonic() + 60
+        while lab.settings.topic in client.list_topics():
+            if time.monotonic() > deadline:
+                raise FraudError("the topic is not deleted within 60 s")
+            time.sleep(0.05)
+    finally:
+        client.close()
 
 
 def retention_passed(lab: Laboratory) -> Trial:
@@ -321,6 +399,9 @@ FAULTS: tuple[Callable[[Laboratory], Trial], ...] = (
     checkpoint_deleted,
     offsets_deleted,
     offsets_truncated,
+    commit_lost,
+    commit_emptied,
+    compacted_by_spark,
     half_a_file,
     two_at_once,
     rebuilt_after_crash,
@@ -515,7 +596,11 @@ def main() -> None:
             keep(disk_full(settings))
         except NoSmallDiskError as error:
             skipped = f"Skipped: disk full ({error}).\n"
-        with laboratory(settings, "chaos", options=OPTIONS) as lab:
+        keep(topic_made_again(settings))
+        with (
+            laboratory(settings, "chaos", options=OPTIONS) as lab,
+            suppress(KeyboardInterrupt),
+        ):
             rng = random.Random(arguments.seed)
             try:
                 for trial in matrix(lab, arguments.trials, rng):

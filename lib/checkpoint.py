@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from lib.clients import TopicIdentity
 from lib.config import Settings, local_path
 from lib.errors import FraudError
 
 _APPLICATION = "application_id"
 _STATE_FILE = re.compile(r"(\d+)(?:_[\w-]+)?\.(?:changelog|zip|delta|snapshot)")
 _SPARKS = ("metadata", "sources", "offsets", "commits", "state")
+_TOPIC = "topic"
 
 
 class Checkpoint:
@@ -45,11 +49,7 @@ class Checkpoint:
 
     def newest(self, name: str) -> int | None:
         """The newest batch in ``offsets`` (planned) or ``commits`` (completed)."""
-        folder = self._path(f"{self.uri}/{name}")
-        if not self._fs.exists(folder):
-            return None
-        names = (status.getPath().getName() for status in self._fs.listStatus(folder))
-        return max((int(name) for name in names if name.isdigit()), default=None)
+        return max(self._batches(name), default=None)
 
     def drop_plan(self, batch: int) -> None:
         """Delete a batch's plan, of which nothing has reached the tables.
@@ -75,6 +75,109 @@ class Checkpoint:
         for name in _SPARKS:
             self._fs.delete(self._path(f"{self.uri}/{name}"), True)
 
+    def is_idle(self) -> bool:
+        """Whether no micro-batch is planned that is not done."""
+        return self.newest("offsets") == self.newest("commits")
+
+    def offsets(self, batch: int) -> dict[str, dict[int, int]]:
+        """Where a planned micro-batch ends: topic → partition → offset behind it.
+
+        Empty if the batch is not planned, or does not read Kafka.
+        """
+        # Spark's offset log: a version, the batch's metadata, then a line a source.
+        text = self.recall(f"offsets/{batch}") or ""
+        sources = (json.loads(x) for x in text.splitlines()[2:] if x != "-")
+        return {
+            topic: {int(part): end for part, end in ends.items()}
+            for source in sources
+            for topic, ends in source.items()
+            if isinstance(ends, dict)
+        }
+
+    def planned(self) -> dict[str, dict[int, int]]:
+        """Where the newest planned micro-batch ends, as `offsets`."""
+        newest = self.newest("offsets")
+        return {} if newest is None else self.offsets(newest)
+
+    def demand_whole(self) -> None:
+        """Refuse a checkpoint whose newest files are cut or empty.
+
+        Raises:
+            FraudError: one is; the text names it.
+        """
+        newest = (sorted(self._batches(kind))[-2:] for kind in ("offsets", "commits"))
+        for kind, batches in zip(("offsets", "commits"), newest, strict=True):
+            for batch in batches:
+                self._demand_log(f"{kind}/{batch}")
+        if not self.has_offsets():
+            return
+        if not _is_json(self.recall("metadata")):
+            self._refuse("metadata")
+        if not self.known_application():
+            self._refuse(_APPLICATION)
+
+    def _demand_log(self, name: str) -> None:
+        """A version, and then lines of JSON; an offset log has two at least."""
+        version, *lines = (self.recall(name) or "").splitlines() or [""]
+        enough = len(lines) >= (2 if name.startswith("offsets") else 1)
+        whole = all(line == "-" or _is_json(line) for line in lines)  # "-": no offset
+        if version[:1] != "v" or not enough or not whole:
+            self._refuse(name)
+
+    def _refuse(self, name: str) -> None:
+        raise FraudError(
+            f"{self.uri}/{name} is missing, empty or cut, so nobody knows where the "
+            f"query was: put it back from a backup, or delete the folder {self.uri}; "
+            "the tables stay, and the query goes on behind what they hold"
+        )
+
+    def claim(self, identity: TopicIdentity) -> bool:
+        """Whether the checkpoint is known to be this topic's; the first start makes it
+        so.
+
+        A checkpoint holds offsets, and an offset means nothing in another log: records
+        would be skipped in silence.
+
+        Returns:
+            False if the checkpoint said nothing about its topic until now: it is new,
+            or of a time when that was not noted. Call `bind` when you know.
+
+        Raises:
+            FraudError: it belongs to another topic, or to another log of that name.
+        """
+        for name in self.planned().keys() - {identity.name}:
+            self._refuse_topic(name, identity.name)
+        text = self.recall(_TOPIC)
+        if not _is_json(text):
+            return False
+        before = TopicIdentity(**json.loads(text))
+        if before == identity:
+            return True
+        if before.name != identity.name:
+            self._refuse_topic(before.name, identity.name)
+        what = "is in another cluster now"
+        if before.cluster == identity.cluster:
+            what = "was deleted and made again"
+        raise another_log(identity.name, what)
+
+    def _refuse_topic(self, ours: str, other: str) -> None:
+        raise FraudError(
+            f"the checkpoint {self.uri} belongs to the topic {ours}, and FRAUD_TOPIC "
+            f"is {other}: set it back, or give this topic a FRAUD_HOME (or FRAUD_LAKE "
+            "and FRAUD_CHECKPOINTS) of its own"
+        )
+
+    def bind(self, identity: TopicIdentity) -> None:
+        """Note that the checkpoint is this topic's."""
+        self.remember(_TOPIC, json.dumps(asdict(identity)))
+
+    def _batches(self, kind: str) -> list[int]:
+        folder = self._path(f"{self.uri}/{kind}")
+        if not self._fs.exists(folder):
+            return []
+        names = (status.getPath().getName() for status in self._fs.listStatus(folder))
+        return [int(name) for name in names if name.isdigit()]
+
     def application_id(self, query: str) -> str:
         """The id under which the query's batches are numbered in the tables.
 
@@ -83,12 +186,19 @@ class Checkpoint:
         batches would be ignored, silently. The id therefore lives *in* the
         checkpoint and is made anew unless batches were planned here.
         """
-        known = self.recall(_APPLICATION)
-        if known is not None and self.has_offsets():
+        known = self.known_application()
+        if known is not None:
             return known
+        if self.has_offsets():
+            # Under a new id the tables would take the batch in flight once more.
+            self._refuse(_APPLICATION)
         application = f"{query}-{uuid.uuid4().hex}"
         self.remember(_APPLICATION, application)
         return application
+
+    def known_application(self) -> str | None:
+        """The id under which batches were planned here; None before the first."""
+        return (self.recall(_APPLICATION) or None) if self.has_offsets() else None
 
     def remember(self, name: str, text: str) -> None:
         """Keep a text in the checkpoint under a name, in place of an earlier one."""
@@ -139,6 +249,22 @@ def unfinished_rebuild(spark: SparkSession, settings: Settings) -> Mark:
     forgotten its newest batch, a table that is empty.
     """
     return Mark(spark, f"{settings.lake}/rebuild_unfinished")
+
+
+def another_log(topic: str, what: str) -> FraudError:
+    """The refusal to go on behind a log that is not there any more."""
+    return FraudError(
+        f"the topic {topic} {what}: its records are not those that the lake was made "
+        "of, and going on would skip some; bring the old log back, or give the new one "
+        "a FRAUD_HOME (or FRAUD_LAKE and FRAUD_CHECKPOINTS) of its own"
+    )
+
+
+def _is_json(text: str | None) -> bool:
+    try:
+        return json.loads(text or "") is not None
+    except ValueError:
+        return False
 
 
 def remove(spark: SparkSession, uri: str) -> None:

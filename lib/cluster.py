@@ -20,7 +20,7 @@ import pyspark
 from kafka.errors import KafkaError
 
 from lib import clients, guard
-from lib.broker import free_ports, kafka_java, new_cluster_id
+from lib.broker import free_ports, is_formatted, kafka_java, new_cluster_id
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.java import find_java, java_env
@@ -56,6 +56,7 @@ transaction.state.log.num.partitions=1
 group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=6000
 log.retention.ms=-1
+log.message.timestamp.after.max.ms={ahead}
 log.segment.bytes=134217728
 message.max.bytes={largest}
 replica.fetch.max.bytes={largest}
@@ -235,6 +236,7 @@ class Cluster:
                 controller=controller,
                 data=self._folder / f"data-{node}",
                 largest=clients.MAX_RECORD_BYTES,
+                ahead=clients.AHEAD_MS,
             )
             configs.append(self._folder / f"broker-{node}.properties")
             configs[-1].write_text(text)
@@ -256,7 +258,7 @@ class Cluster:
             command = kafka_java(self._kafka_log(node), "kafka.tools.StorageTool")
             command += ["format", "--config", str(config), "--ignore-formatted"]
             command += [f"--cluster-id={cluster_id.read_text()}"]
-            if not (self._folder / f"data-{node}" / "meta.properties").exists():
+            if not is_formatted(self._folder / f"data-{node}"):
                 running[config] = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
                 )

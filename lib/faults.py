@@ -254,6 +254,17 @@ class Laboratory:
         file.write_bytes(text.encode(errors="surrogateescape"))
         return file
 
+    def send_again(self) -> Sent:
+        """Send the last part of the story once more: nothing but duplicates."""
+        file = self.settings.home / "faults" / f"{self.settings.topic}.jsonl"
+        return replay(self.settings, self.broker.bootstrap, file)
+
+    def stop(self) -> None:
+        """Let the process end in order."""
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
     def process(self) -> Child:
         """The child with Spark up and no query yet, unless it runs already."""
         if self._child is None:

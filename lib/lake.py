@@ -10,9 +10,11 @@ into the commit that makes the rows visible.
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +23,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from lib import datafiles
 from lib.config import Settings, local_path
-from lib.spark import table_exists
+from lib.deltalog import demand_whole
+from lib.errors import FraudError
 from lib.tables import ANSWER_COLUMNS, ARROW, IDENTITY, SCHEMAS, SCORED
 
 COMMITS_A_CHECKPOINT = 100
@@ -100,7 +105,7 @@ class LocalLake:
 
     def create(self, name: str) -> None:
         """Create the empty table if it is missing."""
-        if not DeltaTable.is_deltatable(self._uri(name)):
+        if not demand_whole(self._uri(name)):
             (self.root / name).mkdir(parents=True, exist_ok=True)
             interval = {"delta.checkpointInterval": str(COMMITS_A_CHECKPOINT)}
             DeltaTable.create(self._uri(name), ARROW[name], configuration=interval)
@@ -119,12 +124,13 @@ class LocalLake:
         if len(rows):
             files = [*files, DataFile.write(self.root / name, rows)]
         now = int(time.time() * 1000)
-        table.create_write_transaction(
-            [AddAction(f.path, f.size, {}, now, True, f.stats) for f in files],
-            "append",
-            ARROW[name],
-            commit_properties=_commit(name, batch),
-        )
+        with _explained(table):
+            table.create_write_transaction(
+                [AddAction(f.path, f.size, {}, now, True, f.stats) for f in files],
+                "append",
+                ARROW[name],
+                commit_properties=_commit(name, batch),
+            )
 
     def merge(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
         """Add first answers and replace corrected ones in one commit, unless the table
@@ -141,28 +147,23 @@ class LocalLake:
             commit_properties=_commit(name, batch),
         )
         merging = merging.when_matched_update(updates={c: new[c] for c in _CORRECTED})
-        merging.when_not_matched_insert(
+        merging = merging.when_not_matched_insert(
             updates=new, predicate=f"NOT new.{CORRECTION}"
-        ).execute()
+        )
+        with _explained(table):
+            merging.execute()
 
     def is_empty(self, name: str) -> bool:
         """Whether the table has no rows."""
         return not self._table(name).file_uris()
 
-    def has_seen(self, name: str, batch: Batch) -> bool:
-        """Whether the batch is in the table."""
-        return _has_seen(self._table(name), name, batch)
+    def last_batch(self, name: str, app: str) -> int | None:
+        """The newest batch of the application that the table has seen, if any."""
+        return self._table(name).transaction_version(Batch(app, 0).name(name))
 
-    def read(
-        self, name: str, columns: Sequence[str], where: pc.Expression | None = None
-    ) -> Iterator[pa.Table]:
-        """These columns of the rows, file by file."""
-        # Not as a dataset: its threads outlive an iterator that is left early, and
-        # then Python does not end cleanly.
-        for uri in self._table(name).file_uris():
-            yield pq.read_table(
-                uri, columns=list(columns), filters=where, use_threads=False
-            )
+    def read(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of all rows, in pieces."""
+        return datafiles.scan(self._table(name), columns)
 
     def files(self, name: str, files: Sequence[DataFile]) -> pa.Table:
         """The rows of files that no commit names yet."""
@@ -189,7 +190,7 @@ class SparkLake:
 
     def create(self, name: str) -> None:
         """Create the empty table if it is missing."""
-        if not table_exists(self._spark, self._settings.table(name)):
+        if not demand_whole(self._settings.table(name), self._spark):
             # An append, and not Delta's CREATE TABLE: that one refuses a folder in
             # which an earlier creation died half-way.
             empty = self._spark.createDataFrame([], SCHEMAS[name])
@@ -207,13 +208,15 @@ class SparkLake:
         """Whether the table has no rows."""
         return self.read(name).isEmpty()
 
-    def has_seen(self, name: str, batch: Batch) -> bool:
-        """Whether the batch is in the table."""
-        delta = self._spark.sparkContext._jvm.org.apache.spark.sql.delta.DeltaLog
-        log = delta.forTable(self._spark._jsparkSession, self._settings.table(name))
-        seen = log.update(False, delta.update_default_2(), delta.update_default_3())
-        last = seen.transactions().get(batch.name(name))
-        return last.isDefined() and last.get() >= batch.number
+    def last_batch(self, name: str, app: str) -> int | None:
+        """See `LocalLake.last_batch`."""
+        log = self._spark.sparkContext._jvm.org.apache.spark.sql.delta.DeltaLog
+        uri = self._settings.table(name)
+        snapshot = log.forTable(
+            self._spark._jsparkSession, uri
+        ).unsafeVolatileSnapshot()
+        found = snapshot.transactions().get(Batch(app, 0).name(name))
+        return found.get() if found.isDefined() else None
 
     def read(self, name: str) -> DataFrame:
         """The table's rows."""
@@ -330,6 +333,26 @@ def _has_seen(table: DeltaTable, name: str, batch: Batch | None) -> bool:
         return False
     last = table.transaction_version(batch.name(name))
     return last is not None and last >= batch.number
+
+
+@contextmanager
+def _explained(table: DeltaTable) -> Iterator[None]:
+    """What delta-rs says of a table that it can't write or read, as a line that names
+    it. What has other causes is not changed."""
+    try:
+        yield
+    except DeltaError as error:
+        place = local_path(table.table_uri)
+        if found := re.search(
+            r"Unsupported table features required: (\S.*)", f"{error}"
+        ):
+            raise FraudError(
+                f"the table {place} has Delta features that can't be written here "
+                f"({found[1]}): take them away with ALTER TABLE … DROP FEATURE in Spark"
+            ) from error
+        if "arquet" in str(error) and (broken := datafiles.broken_file(table)):
+            raise broken from error
+        raise
 
 
 def _commit(name: str, batch: Batch | None) -> CommitProperties | None:

@@ -24,7 +24,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.streaming import StreamingQuery
 
-from lib import recovery
+from lib import preflight, recovery
 from lib.checkpoint import Checkpoint, unfinished_rebuild
 from lib.clients import spark_options
 from lib.config import Settings, local_path
@@ -311,8 +311,9 @@ def spark_writer(
 
 def _stored(lake: LocalLake, accounts: list[str]) -> Iterator[pa.Table]:
     columns = [*IDENTITY, *CONTENT, "partition", "offset"]
-    mine = pc.field("account_id").isin(accounts)
-    return lake.read(TRANSACTIONS, columns, mine)
+    mine = pa.array(accounts, pa.string())
+    for rows in lake.read(TRANSACTIONS, columns):
+        yield rows.filter(pc.is_in(rows["account_id"], mine))
 
 
 def _stored_by_spark(
@@ -386,7 +387,8 @@ def start(
         on_batch: called after each batch with its id and its number of records.
 
     Raises:
-        FraudError: a rebuild was broken off, or silver is not what bronze demands.
+        FraudError: a rebuild was broken off, or what is there does not belong together
+            (`lib.preflight`, `lib.recovery`).
     """
     if unfinished_rebuild(spark, settings).is_set():
         raise FraudError(
@@ -394,9 +396,10 @@ def start(
             "`python -m lib rebuild` again"
         )
     lake = open_lake(spark, settings)
+    checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
+    preflight.check(spark, settings, bootstrap, lake, checkpoint)
     for name in SCHEMAS:
         lake.create(name)  # so that readers never find none
-    checkpoint = Checkpoint(spark, settings.checkpoint(QUERY))
     app = checkpoint.application_id(QUERY)
     recovery.drop_plan(lake, checkpoint, app)
     beginning = recovery.beginning(spark, settings, bootstrap, lake, checkpoint)

@@ -50,7 +50,8 @@ class Books:
 def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
     """Check the identities of the lake against the topic.
 
-    - Kafka records = bronze rows, compared by (partition, offset), not by count only;
+    - Kafka's committed records = bronze rows, compared by (partition, offset) and by
+      what each of them holds, not by count only;
     - bronze = transactions + quarantine + duplicates, where a duplicate is a record
       found nowhere else that *is* a repeat: it parses, and an earlier record of the
       same identity and content stands in transactions;
@@ -93,12 +94,28 @@ def _books(
 
 
 def _positions(places: dict[str, DataFrame]) -> DataFrame:
-    """One row per (topic, partition, offset) with its number of rows in each place."""
+    """One row per (topic, partition, offset): its number of rows in each place, and
+    whether all that Kafka and bronze hold of it is the same."""
     columns = [
         F.count(F.when(F.col("place") == place, 1)).alias(place) for place in places
     ]
-    rows = [f.select(*POSITION, F.lit(p).alias("place")) for p, f in places.items()]
-    return reduce(DataFrame.unionByName, rows).groupBy(*POSITION).agg(*columns)
+    same = F.min("digest").eqNullSafe(F.max("digest")).alias("same")
+    rows = [
+        f.select(
+            *POSITION,
+            F.lit(p).alias("place"),
+            (_digest() if p in ("kafka", "bronze") else F.lit(None)).alias("digest"),
+        )
+        for p, f in places.items()
+    ]
+    return reduce(DataFrame.unionByName, rows).groupBy(*POSITION).agg(*columns, same)
+
+
+def _digest() -> Column:
+    """Of a record's key and value; a null is no empty text, and never moves over."""
+    # The hash passes over a null: which of the two are there is hashed, too.
+    there = (F.col(name).isNotNull() for name in ("key", "value"))
+    return F.xxhash64("key", "value", *there)
 
 
 def _count_positions(positions: DataFrame, begins: dict[int, int]) -> dict[str, int]:
@@ -121,6 +138,9 @@ def _count_positions(positions: DataFrame, begins: dict[int, int]) -> dict[str, 
             (F.col("bronze") > 0)
             & (F.col("kafka") == 0)
             & (begin.isNull() | (F.col("offset") >= begin))
+        ),
+        "different_in_kafka": (
+            (F.col("bronze") > 0) & (F.col("kafka") > 0) & ~F.col("same")
         ),
         "placed_without_bronze": (placed > 0) & (F.col("bronze") == 0),
         "left_over": (F.col("bronze") > 0) & (placed == 0),
@@ -183,6 +203,9 @@ def _differences(n: dict[str, int]) -> list[str]:
 
     must_be_zero("not_in_bronze", "Kafka records are not in bronze")
     must_be_zero("not_in_kafka", "bronze rows are no record that Kafka holds or held")
+    must_be_zero(
+        "different_in_kafka", "bronze rows hold other bytes than their Kafka record"
+    )
     must_be_zero("bronze_doubled", "bronze rows repeat a Kafka record")
     must_be_zero("transactions_doubled", "transactions repeat an event")
     must_be_zero("placed_doubled", "silver rows repeat a Kafka record")

@@ -29,7 +29,7 @@ from lib.clients import end_offsets
 from lib.config import Settings
 from lib.detectors import THRESHOLDS, Thresholds
 from lib.errors import FraudError
-from lib.lake import Batch, LocalLake, SparkLake, with_corrections
+from lib.lake import LocalLake, SparkLake, with_corrections
 from lib.parsing import integers
 from lib.scoring import INPUT, JUDGED, as_conflicts, judge, parse, settle
 from lib.state_codec import NEVER, Rows, State
@@ -131,7 +131,8 @@ def drop_plan(lake: LocalLake | SparkLake, checkpoint: Checkpoint, app: str) -> 
     planned = checkpoint.newest("offsets")
     if planned is None or planned == checkpoint.newest("commits"):
         return
-    if not lake.has_seen(BRONZE, Batch(app, planned)):
+    seen = lake.last_batch(BRONZE, app)
+    if seen is None or seen < planned:
         checkpoint.drop_plan(planned)
 
 

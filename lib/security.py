@@ -36,7 +36,11 @@ VALID = datetime.timedelta(days=365)
 
 RIGHTS = {
     PRODUCER: (ACLOperation.WRITE, ACLOperation.DESCRIBE),
-    SPARK: (ACLOperation.READ, ACLOperation.DESCRIBE),
+    SPARK: (
+        ACLOperation.READ,
+        ACLOperation.DESCRIBE,
+        ACLOperation.DESCRIBE_CONFIGS,  # how far ahead a sender may stamp a record
+    ),
 }
 """Operations on the topic. No group: Spark keeps its offsets in its checkpoint and
 assigns partitions itself, so it joins none."""

@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lib.archive import options
 from lib.config import Settings, local_path
+from lib.deltalog import damaged, demand_whole
 from lib.errors import FraudError
 from lib.jars import class_path
 from lib.java import Java, find_java, java_env
@@ -256,9 +257,9 @@ def read_table(spark: SparkSession, settings: Settings, name: str) -> DataFrame:
     """One table of the lake, e.g. ``"silver/transactions"``.
 
     Raises:
-        FraudError: there is no such table yet.
+        FraudError: there is no such table yet, or it is damaged.
     """
-    if not table_exists(spark, settings.table(name)):
+    if not demand_whole(settings.table(name), spark):
         raise FraudError(
             f"there is no table {name} in {settings.lake} yet: run "
             "`python -m lib stream --drain` first"
@@ -289,6 +290,16 @@ def cause_of(error: BaseException) -> str:
         line = text.strip().splitlines()[0] if text.strip() else repr(error)
     if "No space left on device" in text:
         return "no space left on the disk: free some, then run the command again"
+    unread = re.search(r"FAILED_READ_FILE.*?file (?:file:)?/*(/\S+\.parquet)", text)
+    if unread:
+        file = unread[1]
+        return str(damaged(file, "can't be read", file.rpartition("/")[0]))
+    if "PARTITIONS_DELETED" in text or "PARTITION_OFFSET_CHANGED" in text:
+        return (
+            "the topic has lost partitions, or its log ends before what was read: it "
+            "was deleted and made again, or cut back; nothing is skipped in silence: "
+            "bring the old log back, or give the new one a FRAUD_HOME of its own"
+        )
     if "OffsetOutOfRangeException" in text or "Some data may have been lost" in text:
         return (
             "Kafka has dropped records that were not read yet, and nothing is skipped "

@@ -17,15 +17,13 @@ from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from kafka import KafkaConsumer, TopicPartition
 
-from lib.clients import begin_offsets, end_offsets, python_options
+from lib.clients import begin_offsets, committed_records, end_offsets
 from lib.config import Settings, local_path
+from lib.datafiles import scan
 from lib.detectors import THRESHOLDS, Answer, Thresholds, score_history
-from lib.errors import FraudError
 from lib.events import Event, Rejection, parse
 
-READ_SECONDS = 60
 _FIELDS = Answer._fields[1:]  # all but the status
 _IDENTITY, _PLACE = ("account_id", "event_id"), ("partition", "offset")
 
@@ -81,39 +79,21 @@ class Damage:
 
 
 def read_topic(settings: Settings, bootstrap: str, **options: object) -> list[Record]:
-    """Every record that the topic holds now, by partition and offset.
+    """Every committed record that the topic holds now, by partition and offset.
 
     ``options`` are further ones of kafka-python's consumer.
 
     Raises:
-        FraudError: they do not all arrive within READ_SECONDS.
+        FraudError: the topic can't be read.
     """
     begins = begin_offsets(settings, bootstrap)
     ends = end_offsets(settings, bootstrap)
-    wanted = {part: end for part, end in ends.items() if end > begins[part]}
-    found: list[Record] = []
-    consumer = KafkaConsumer(
-        **python_options(settings, bootstrap),
-        auto_offset_reset="earliest",
-        group_id=None,
-        consumer_timeout_ms=READ_SECONDS * 1000,
-        **options,
+    spans = {part: (begins[part], end) for part, end in ends.items()}
+    records = (
+        Record(r.partition, r.offset, r.timestamp, r.key, r.value)
+        for r in committed_records(settings, bootstrap, spans, **options)
     )
-    try:
-        consumer.assign([TopicPartition(settings.topic, part) for part in wanted])
-        due = set(wanted)
-        while due:
-            record = next(consumer, None)
-            if record is None:
-                raise FraudError(f"partitions {sorted(due)} do not tell all they hold")
-            if record.offset < wanted[record.partition]:
-                place = record.partition, record.offset
-                found.append(Record(*place, record.timestamp, record.key, record.value))
-            if record.offset >= wanted[record.partition] - 1:
-                due.discard(record.partition)
-    finally:
-        consumer.close()
-    return sorted(found, key=lambda record: record[:2])
+    return sorted(records, key=lambda record: record[:2])
 
 
 def expected(records: list[Record], rules: Thresholds = THRESHOLDS) -> Truth:
@@ -186,10 +166,8 @@ def _rows(settings: Settings, name: str, columns: tuple[str, ...]) -> list[dict]
     uri = str(local_path(settings.table(name)))
     if not DeltaTable.is_deltatable(uri):
         return []
-    rows: list[dict] = []
-    for file in DeltaTable(uri).file_uris():
-        rows += pq.read_table(file, columns=list(columns)).to_pylist()
-    return rows
+    parts = scan(DeltaTable(uri), list(columns))
+    return [row for part in parts for row in part.to_pylist()]
 
 
 def _differs(row: dict, truth: dict[tuple[str, str], Answer]) -> bool:

@@ -19,6 +19,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
+from lib import datafiles
+from lib.config import local_path
+from lib.errors import FraudError
+
 TAIL = 400
 """Commits that are read one by one, as if live, at the start: they are where the
 newest rows and their commit times are. What lies before comes as one snapshot."""
@@ -69,6 +73,10 @@ class NoTable(Exception):
     """There is no readable table (yet); the text says what there is."""
 
 
+class Unreadable(NoTable):
+    """There is a table, and it can't be followed; the text says why, and the remedy."""
+
+
 class Follower:
     """One table's changes since the last look.
 
@@ -109,9 +117,15 @@ class Follower:
 
         Raises:
             FileNotFoundError: it has been vacuumed meanwhile.
+            Unreadable: it is damaged.
         """
         with self._fs.open_input_file(file.path) as opened:
-            parquet = pq.ParquetFile(opened, coerce_int96_timestamp_unit="us")
+            try:
+                parquet = pq.ParquetFile(opened, coerce_int96_timestamp_unit="us")
+            except pa.ArrowInvalid as error:
+                raise Unreadable(
+                    f"{self.uri}/{file.path} is damaged ({error})"
+                ) from error
             for batch in parquet.iter_batches(
                 BATCH_ROWS, columns=list(columns), use_threads=False
             ):
@@ -127,12 +141,14 @@ class Follower:
         try:
             table = DeltaTable(self.uri)
             fs = pafs.PyFileSystem(DeltaStorageHandler(self.uri))
+            _demand_plain(table)
             newest = table.version()
             whole = fs.get_file_info(_name(0)).type != pafs.FileType.NotFound
             if newest < self._tail and whole:
                 table = None  # every commit there is comes one by one
             elif self._tail:
-                table = self._earlier(newest - self._tail) or table
+                earlier = self._earlier(newest - self._tail)
+                table = earlier if earlier and _is_plain(earlier) else table
             files = _files(table) if table else ()
         except TableNotFoundError as error:
             raise NoTable("there is no such table yet") from error
@@ -173,10 +189,15 @@ class Follower:
         except OSError as error:
             raise NoTable(str(error).strip().splitlines()[0]) from error
         identity = self._identity(version)
+        if b'"deletionVector"' in text or b'"delta.columnMapping.mode"' in text:
+            # Counted file by file it would come out wrong, even if it is over by now.
+            _demand_plain(DeltaTable(self.uri))
+            self.restart()
+            raise NoTable("the table was written anew; reading it again")
         try:
             commit = parse_commit(version, text)
         except (ValueError, KeyError, TypeError) as error:
-            raise NoTable(f"commit {version} of {self.uri} is damaged") from error
+            raise Unreadable(f"commit {version} of {self.uri} is damaged") from error
         self._seen = identity
         return commit
 
@@ -193,6 +214,10 @@ def rows_of(uri: str, account_id: str, columns: Sequence[str]) -> list[pa.Table]
     try:
         table = DeltaTable(uri)
         fs = pafs.PyFileSystem(DeltaStorageHandler(uri))
+        if not _is_plain(table):
+            name = account_id.replace("'", "''")
+            bounds = f"WHERE account_id = '{name}'"
+            return [_plain(datafiles.query(table, columns, bounds))]
         found = []
         for path in _paths_with(table, account_id):
             with fs.open_input_file(path) as opened:
@@ -201,9 +226,26 @@ def rows_of(uri: str, account_id: str, columns: Sequence[str]) -> list[pa.Table]
                     rows = _of_account(parquet, group, account_id, columns)
                     if rows is not None:
                         found.append(rows)
-    except (DeltaError, OSError, ValueError) as error:
+    except (DeltaError, FraudError, OSError, ValueError) as error:
         raise NoTable(str(error).strip().splitlines()[0]) from error
     return found
+
+
+def _is_plain(table: DeltaTable) -> bool:
+    """Whether the table's rows stand in its files as they are."""
+    return not (
+        datafiles.has_mapped_columns(table) or datafiles.has_deletion_vectors(table)
+    )
+
+
+def _demand_plain(table: DeltaTable) -> None:
+    """A follower takes in file by file, so each must hold what it seems to."""
+    if not _is_plain(table):
+        raise Unreadable(
+            f"{local_path(table.table_uri) or table.table_uri} has deletion vectors or "
+            "mapped columns, which this page can't follow: SET TBLPROPERTIES "
+            "(delta.enableDeletionVectors=false), then REORG TABLE … APPLY (PURGE)"
+        )
 
 
 def _paths_with(table: DeltaTable, account_id: str) -> list[str]:
@@ -268,13 +310,13 @@ def _plain(rows: pa.Table) -> pa.Table:
     """Spark writes timestamps without a zone, delta-rs with one; both are UTC. And a
     merge by delta-rs leaves string views, for which Arrow lacks functions."""
     for index, field in enumerate(rows.schema):
-        kind = None
-        if pa.types.is_timestamp(field.type) and field.type.tz:
-            kind = _MICROS
+        column = rows[field.name]
+        if pa.types.is_timestamp(field.type) and field.type != _MICROS:
+            # Other writers count nanoseconds; what is below a microsecond is cut off.
+            column = column.cast(_MICROS, safe=False)
         elif pa.types.is_string_view(field.type):
-            kind = pa.string()
-        if kind:
-            rows = rows.set_column(index, field.name, rows[field.name].cast(kind))
+            column = column.cast(pa.string())
+        rows = rows.set_column(index, field.name, column)
     return rows
 
 

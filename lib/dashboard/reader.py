@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lib.config import Settings
 from lib.dashboard.accounts import AtRisk, at_risk, history
-from lib.dashboard.follow import NoTable
+from lib.dashboard.follow import NoTable, Unreadable
 from lib.dashboard.health import Health, TopicEnds, look
 from lib.dashboard.ledger import Books, Bronze, Counted, Verdict
 from lib.dashboard.masking import Tokens
@@ -100,6 +100,7 @@ class Reader:
         self._ends = TopicEnds(settings)
         self._lock = threading.RLock()
         self._trouble = "reading the lake …"
+        self._unread = ""  # why the counts of another table can't be trusted
         self._health: Health | None = None
         self._books: tuple[Books, str] | None = None
         self._gold: AtRisk | None = None
@@ -159,7 +160,7 @@ class Reader:
                 latency=scored.latency(now),
                 rows=scored.tally.rows,
                 flagged=scored.tally.flagged,
-                trouble=self._trouble,
+                trouble=self._trouble or self._unread,
             )
 
     def alerts(self) -> Alerts:
@@ -224,11 +225,15 @@ class Reader:
             self._end.wait(POLL_SECONDS)
 
     def _look_at_stream(self) -> None:
+        unread = ""
         for table in (self._bronze, self._transactions, self._quarantine):
             try:
                 table.refresh()
+            except Unreadable as error:
+                unread = str(error)
             except NoTable:
                 continue  # it counts as empty
+        self._unread = unread
         health = look(self.settings, self._ends, time.time())
         books = Books(
             committed=self._bronze.committed(health.committed),

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
-from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
-from lib.clients import end_offsets
+from lib.clients import committed_records, end_offsets
 from lib.config import ROOT, Settings
 from lib.producer import make_producer
 from lib.query import QUERY
@@ -249,29 +248,10 @@ def send(
 
 def consume(settings: Settings, bootstrap: str) -> dict[int, list]:
     """Every record of the topic, by partition, in the order of the offsets."""
-    ends = {p: end for p, end in end_offsets(settings, bootstrap).items() if end}
-    found = {partition: [] for partition in ends}
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None
-    )
-    try:
-        consumer.assign([TopicPartition(settings.topic, p) for p in ends])
-
-        def all_there() -> bool:
-            for part, records in consumer.poll(timeout_ms=200).items():
-                found[part.partition] += records
-            return all(
-                records and records[-1].offset + 1 >= ends[p]
-                for p, records in found.items()
-            )
-
-        eventually(
-            all_there,
-            f"all records up to {ends}",
-            lambda: {p: len(records) for p, records in found.items()},
-        )
-    finally:
-        consumer.close()
+    spans = {part: (0, end) for part, end in end_offsets(settings, bootstrap).items()}
+    found = {part: [] for part, (_, end) in spans.items() if end}
+    for record in committed_records(settings, bootstrap, spans):
+        found[record.partition].append(record)
     return found
 
 

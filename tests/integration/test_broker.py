@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from jupyter_client import KernelManager
 from lib.broker import Broker
 from lib.clients import ensure_topic
 from lib.config import Settings
+from lib.errors import FraudError
 from lib.producer import replay
 from tests.integration.helpers import (
     PATIENCE_SECONDS,
@@ -210,6 +212,28 @@ def test_an_id_that_looks_like_an_option(
     broker._prepare(1, 2)
 
     assert (tmp_path / "broker" / "data" / "meta.properties").exists()
+
+
+def test_an_empty_meta_properties_is_put_back(
+    mortal_broker: Broker, settings: Settings
+):
+    """The file without which Kafka can't open its log; the error names a copy."""
+    ensure_topic(settings, mortal_broker.bootstrap)
+    send(settings, mortal_broker.bootstrap, [(b"k", b"v")])
+    mortal_broker.kill()
+    folder = mortal_broker.settings.home / "broker"
+    damaged, kept = folder / "data" / "meta.properties", folder / "meta.properties"
+    damaged.write_bytes(b"")
+
+    with pytest.raises(FraudError) as caught:
+        mortal_broker.start()
+
+    assert f"copy {kept} to it" in str(caught.value)
+    shutil.copy(kept, damaged)
+    mortal_broker.close()
+    mortal_broker.start()
+    held = consume(settings, mortal_broker.bootstrap).values()
+    assert [r.value for records in held for r in records] == [b"v"]
 
 
 def test_a_taken_port_makes_it_choose_another(

@@ -1,4 +1,4 @@
-"""Accounts go when the watermark is a retention past their last event, and only then."""
+"""Accounts go when the watermark is a retention past their last event, not before."""
 
 from __future__ import annotations
 

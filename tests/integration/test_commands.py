@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lib.config import Settings
+from lib.query import QUERY
 from tests.integration.conftest import GARBAGE, Chain
 from tests.integration.helpers import (
     assert_trouble,

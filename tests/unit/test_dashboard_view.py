@@ -366,28 +366,6 @@ def test_a_report_that_cannot_be_read_is_no_reason_to_read_the_table_anew(
     assert reader.live(Filters()).rows == 5
 
 
-@pytest.mark.parametrize(("taken", "dense"), [(10, True), (7, False)])
-def test_offsets_of_transactions_are_no_records(
-    settings: Settings, taken: int, dense: bool
-):
-    """The books count records; markers and aborted ones have offsets, too."""
-    source = {
-        "startOffset": {settings.topic: {"0": 40, "1": 3}},
-        "endOffset": {settings.topic: {"0": 45, "1": 8}},
-    }
-    report = {"batchId": 3, "timestamp": "2026-07-01T12:00:00.000Z"}
-    report |= {"numInputRows": taken, "sources": [source]}
-    folder = settings.home / "progress"
-    folder.mkdir(parents=True)
-    (folder / "ingest.jsonl").write_text(json.dumps(report) + "\n")
-
-    reader = Reader(settings)
-    reader.refresh()
-
-    committed = reader.books()[0].committed
-    assert committed == (45 + 8 if dense else None)
-
-
 def test_counts_follow_the_tables(settings: Settings):
     fill(settings)
     bronze = Bronze(settings.table("bronze/tx_events"), settings.topic)

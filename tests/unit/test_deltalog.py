@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lib.config import Settings
+from lib.config import Settings, local_path
 from lib.deltalog import demand_whole
 from lib.errors import FraudError
 from lib.lake import LocalLake
@@ -99,7 +99,7 @@ def test_a_damaged_log_is_refused_and_left_alone(
     settings = Settings.from_env({"FRAUD_LAKE": str(table.parents[1])})
 
     for look in (
-        lambda: LocalLake(settings).create(TRANSACTIONS),
+        lambda: LocalLake(local_path(settings.lake)).create(TRANSACTIONS),
         lambda: read_table(None, settings, TABLE),
     ):
         with pytest.raises(FraudError, match="backup") as caught:

@@ -274,6 +274,10 @@ def table_exists(spark: SparkSession, uri: str) -> bool:
     return DeltaTable.isDeltaTable(spark, uri)
 
 
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)")
+"""A Python traceback in Spark's text: its last line, whatever name the error has."""
+
+
 def cause_of(error: BaseException) -> str:
     """The innermost cause of a Spark error in one line, for a person.
 
@@ -282,7 +286,7 @@ def cause_of(error: BaseException) -> str:
     """
     text = str(getattr(error, "desc", None) or error)
     causes = re.findall(r"^Caused by: ([^\n]+)", text, re.MULTILINE)
-    python = re.findall(r"^([\w.]*(?:Error|Exception): [^\n]+)", text, re.MULTILINE)
+    python = _TRACEBACK.findall(text)
     # Py4J's own says only that Java failed.
     python = [line for line in python if not line.startswith("py4j.")]
     line = (python or causes or text.strip().splitlines() or [repr(error)])[-1]

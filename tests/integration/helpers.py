@@ -302,3 +302,23 @@ def undo_last_batch_commit(settings: Settings) -> int:
     (commits / str(last)).unlink()
     (commits / f".{last}.crc").unlink(missing_ok=True)
     return last
+
+
+def forget_last_batch(settings: Settings) -> None:
+    """Make it as if every query had died before it noted its last batch as done."""
+    folders = list(Path(settings.checkpoints).rglob("commits"))
+    assert folders, "there is no checkpoint"
+    for commits in folders:
+        last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
+        (commits / str(last)).unlink()
+        (commits / f".{last}.crc").unlink(missing_ok=True)
+
+
+def at_rest(spark: SparkSession, settings: Settings) -> dict[str, list[tuple]]:
+    """What silver and scored say, without what differs by run or by batch."""
+    tables = ("silver/transactions", "silver/quarantine", "silver/scored")
+    found = {}
+    for table in tables:
+        frame = spark.read.format("delta").load(settings.table(table))
+        found[table] = sorted(map(tuple, frame.drop("scored_at").collect()), key=repr)
+    return found

@@ -45,8 +45,9 @@ FIRST = [
 class Writer:
     """Writes records into a lake as the stream does: bronze first, scores apart."""
 
-    def __init__(self, spark: SparkSession, settings: Settings) -> None:
-        self.spark, self.settings, self.offset = spark, settings, 0
+    def __init__(self, spark: SparkSession, settings: Settings, first: int = 0) -> None:
+        self.spark, self.settings = spark, settings
+        self.offset = self.batch = first
         for table in SOURCES:
             self._append(table, [])
 
@@ -56,22 +57,22 @@ class Writer:
         self.offset += len(payments)
         pairs = list(zip(payments, places, strict=True))
         values = [(json.dumps(_identity(p)).encode(), at) for p, at in pairs]
-        self._append("bronze/tx_events", [_record(v, at) for v, at in values])
+        self._take_in([_record(v, at) for v, at in values], "new")
         self._append("silver/transactions", [_transaction(p, at) for p, at in pairs])
         self.score(payments, scored_at=scored_at)
 
     def refuse(self, value: bytes) -> None:
         """One record that is no event."""
         row = _record(value, self.offset)
-        self._append("bronze/tx_events", [row])
+        self._take_in([row], "rejected")
         refused = row | {"reason": "malformed_json", "detail": "no JSON"}
         self._append("silver/quarantine", [refused])
         self.offset += 1
 
     def repeat(self, payment: Payment) -> None:
-        """One record that repeats an event; of a field given twice the last counts."""
-        value = b'{"event_id": "other", ' + json.dumps(_identity(payment)).encode()[1:]
-        self._append("bronze/tx_events", [_record(value, self.offset)])
+        """One record that repeats an event."""
+        value = json.dumps(_identity(payment)).encode()
+        self._take_in([_record(value, self.offset)], "duplicate")
         self.offset += 1
 
     def score(self, payments: list[Payment], *, scored_at: datetime = SCORED) -> None:
@@ -92,6 +93,12 @@ class Writer:
                 "scored_at": f"timestamp '{scored_at.isoformat()}'",
             },
         )
+
+    def _take_in(self, records: list[dict[str, object]], status: str) -> None:
+        """One micro-batch of bronze."""
+        said = {"batch": self.batch, "status": status}
+        self._append("bronze/tx_events", [record | said for record in records])
+        self.batch += 1
 
     def _append(self, table: str, rows: list[dict[str, object]]) -> None:
         schema = SOURCES[table]

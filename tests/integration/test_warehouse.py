@@ -16,13 +16,17 @@ from delta import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
 from lib import warehouse
+from lib.clients import ensure_topic
 from lib.config import ROOT, Settings
 from lib.dbt_report import Marts
 from lib.errors import FraudError
+from lib.reconcile import reconcile
 from lib.registry import SOURCES
+from lib.stream import drain
 from lib.thrift import thrift_server
-from tests.integration.helpers import environment, run
+from tests.integration.helpers import environment, run, send
 from tests.integration.marts_lake import FIRST, SCORED, Payment, Writer
+from tests.integration.records import ARRIVED_MS, line
 
 KEY = ("account_id", "event_id")
 BATCH_SECONDS = 6.0
@@ -142,8 +146,7 @@ def test_nothing_is_written_but_under_the_home(settings: Settings):
 def test_only_late_and_revised_rows_change(spark: SparkSession, copy: Settings):
     before = by_key(gold(spark, copy, "fct_transactions"))
     accounts = gold(spark, copy, "dim_account").collect()
-    writer = Writer(spark, copy)
-    writer.offset = 100
+    writer = Writer(spark, copy, first=100)
     late = Payment("ACCT_1", "e0", -9000, "1.00", late=True)
     writer.send([late], scored_at=SCORED + timedelta(minutes=1))
     unscored = Payment("ACCT_4", "e1", 0, "1.00")
@@ -174,8 +177,7 @@ def test_only_late_and_revised_rows_change(spark: SparkSession, copy: Settings):
 @pytest.fixture
 def traffic(spark: SparkSession, copy: Settings) -> Iterator[list[int]]:
     """Somebody who writes into the copy batch after batch, until the test is over."""
-    writer, over, sent = Writer(spark, copy), threading.Event(), [0]
-    writer.offset = 100
+    writer, over, sent = Writer(spark, copy, first=100), threading.Event(), [0]
     failures: list[BaseException] = []
 
     def write() -> None:
@@ -277,8 +279,7 @@ def test_a_model_in_error_leaves_the_marts_as_they_were(
     model = project / "models" / "marts" / "fct_alerts.sql"
     model.write_text(model.read_text().replace("        revision,\n", ""))
     Writer(spark, copy).score([], scored_at=SCORED)
-    writer = Writer(spark, copy)
-    writer.offset = 100
+    writer = Writer(spark, copy, first=100)
     writer.send([Payment("ACCT_9", "e1", 0, "1.00")])
     before = by_key(gold(spark, copy, "fct_transactions"))
     (Path(copy.table("gold/fct_alerts"))).rename(tmp_path / "away")
@@ -310,3 +311,54 @@ def test_a_doubled_event_is_found(spark: SparkSession, copy: Settings):
     assert tested.failed["name"].tolist() == [test]
     assert "1 result" in tested.failures[0]
     assert tested.as_dict()["failures"] == 1
+
+
+def test_a_row_that_silver_lost_is_found(spark: SparkSession, copy: Settings):
+    """It is not under way: a later batch has come since."""
+    table = DeltaTable.forPath(spark, copy.table("silver/transactions"))
+    table.delete("account_id = 'ACCT_2'")
+
+    tested = warehouse.build(spark, copy, select=["the_books_balance"], command="test")
+
+    assert tested.failed["name"].tolist() == ["the_books_balance"]
+
+
+# -- what the stream decided --------------------------------------------------------
+
+
+def test_the_marts_read_no_payload(
+    spark: SparkSession, base_settings: Settings, bootstrap: str, tmp_path: Path
+):
+    """What the rules accept and Spark's own JSON reader refuses, each three times."""
+    settings = replace(
+        base_settings,
+        home=tmp_path,
+        topic="tx-odd-json",
+        lake=str(tmp_path / "lake"),
+        checkpoints=str(tmp_path / "checkpoints"),
+    )
+    ensure_topic(settings, bootstrap)
+    extras = {
+        "ACCT_1": b'"number": ' + b"9" * 1_200,
+        "ACCT_2": b'"' + b"k" * 50_001 + b'": 1',
+        "ACCT_3": b'"deep": ' + b"[" * 63 + b"]" * 63,
+        "ACCT_4": b'"event_id": "other", "event_id": "e-1"',
+    }
+    odd = [
+        (key, line(account_id=account)[:-1] + b", " + extra + b"}")
+        for account, extra in extras.items()
+        for key in (account.encode(), account.encode(), None)
+    ]
+    for records in (odd, [(b"ACCT_5", line(account_id="ACCT_5")), (None, b"{")]):
+        send(settings, bootstrap, records, ARRIVED_MS)
+        drain(spark, settings, bootstrap)
+
+    ours = reconcile(spark, settings, bootstrap)
+    built = warehouse.build(spark, settings, select=["+the_books_balance"])
+
+    assert ours.differences == []
+    assert built.failures == []
+    books = gold(spark, settings, "mart_reconciliation").first()
+    assert (books.sent, books.transactions, books.quarantined) == (14, 5, 1)
+    assert (books.duplicates, books.in_flight) == (8, 0)
+    assert books.duplicates == ours.counts["duplicates"]

@@ -17,6 +17,7 @@ from lib.config import Settings
 from lib.errors import FraudError
 from lib.generator import generate, write
 from lib.producer import replay
+from lib.query import QUERY
 from lib.stream import drain
 from tests.integration.helpers import (
     delta_commits,
@@ -30,7 +31,7 @@ from tests.integration.helpers import (
 EVENTS, PER_BATCH = 4_000, 2_500
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
 TABLES = (*TABLES, "silver/scored")
-OF_THE_RUN = ("ingested_at", "kafka_timestamp", "scored_at", "revision")
+OF_THE_RUN = ("batch", "ingested_at", "kafka_timestamp", "scored_at")
 PLACE = ("partition", "offset")
 """Columns that say when and in how many steps a run came to its result, and where:
 a record without a key goes to whichever partition its producer fills just then."""
@@ -140,7 +141,7 @@ def _produce_while_a_broker_dies(cluster, settings: Settings, file: Path, env):
 def _drain_while_a_worker_dies(cluster, settings: Settings, env):
     """Kill a worker and its executor when a batch is planned and not committed."""
     process = launch("stream", "--drain", "--max-offsets", PER_BATCH, env=env)
-    folder = Path(settings.checkpoint("ingest"))
+    folder = Path(settings.checkpoint(QUERY))
 
     def batches(kind: str) -> int:
         return sum(path.name.isdigit() for path in (folder / kind).glob("*"))

@@ -129,7 +129,7 @@ def test_a_second_stream_is_refused_and_the_first_goes_on(chain: Chain, tmp_path
     more.write_bytes(line(event_id="e-2") + b"\n" + line() + b"\n")
 
     def batches() -> int:
-        commits = Path(settings.checkpoint("ingest")) / "commits"
+        commits = Path(settings.checkpoint("pipeline")) / "commits"
         return sum(path.name.isdigit() for path in commits.iterdir())
 
     def produce_and_see_it_arrive() -> None:

@@ -22,6 +22,7 @@ from lib.errors import FraudError
 from lib.generator import generate, write
 from lib.java import find_java
 from lib.producer import replay
+from lib.query import QUERY
 from lib.spark import _properties
 from lib.stream import drain
 from tests.conftest import missing
@@ -31,7 +32,7 @@ from tests.integration.object_store import BUCKET, ObjectStore, object_store
 EVENTS, PER_BATCH = 400, 250
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
 TABLES = (*TABLES, "silver/scored")
-OF_THE_RUN = ("ingested_at", "scored_at", "revision")
+OF_THE_RUN = ("batch", "ingested_at", "scored_at")
 KEYS = {"id": "tests", "secret": "not-a-secret"}
 
 
@@ -179,7 +180,7 @@ def test_nothing_is_renamed_into_place(lakes: Lakes):
     under its own."""
     assert [key for key in lakes.objects if ".tmp" in key] == []
     assert any(
-        re.fullmatch(r"checkpoints/ingest/commits/\d+", k) for k in lakes.objects
+        re.fullmatch(rf"checkpoints/{QUERY}/commits/\d+", k) for k in lakes.objects
     )
 
 

@@ -16,10 +16,3 @@
     /*+ repartition_by_range({{ var('fact_files') }}, {{ column }}) */
     {%- endif -%}
 {%- endmacro %}
-
-
-{% macro named_in(payload, field) -%}
-    {#- A key as the stream reads it: of a field that a record names twice, the
-    last one counts. `get_json_object` takes the first. -#}
-    from_json({{ payload }}, 'account_id string, event_id string').{{ field }}
-{%- endmacro %}

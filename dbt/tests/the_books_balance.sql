@@ -1,5 +1,5 @@
--- The mart gets the duplicates by subtraction. Here each record that is in
--- neither table is looked up: it must repeat an event, or be under way.
+-- What the stream said of a record is what became of it, position by position:
+-- but for its newest batch, which may be between bronze and silver.
 with
 
 placed as (
@@ -7,49 +7,47 @@ placed as (
     select
         topic,
         kafka_partition,
-        kafka_offset
+        kafka_offset,
+        'new' as found
     from {{ ref('stg_transactions') }}
     union all
     select
         topic,
         kafka_partition,
-        kafka_offset
+        kafka_offset,
+        if(reason = 'conflicting_event_id', 'conflict', 'rejected') as found
     from {{ ref('stg_quarantine') }}
 
 ),
 
-unplaced as (
+misplaced as (
 
-    select
-        {{ named_in('records.payload', 'account_id') }} as account_id,
-        {{ named_in('records.payload', 'event_id') }} as event_id
+    select count(*) as misplaced
     from {{ ref('stg_records') }} as records
-    left anti join placed
+    left join placed
         on
             records.topic = placed.topic
             and records.kafka_partition = placed.kafka_partition
             and records.kafka_offset = placed.kafka_offset
-
-),
-
-repeats as (
-
-    select count(*) as repeats
-    from unplaced
-    left semi join {{ ref('stg_transactions') }} as transactions
-        on
-            unplaced.account_id = transactions.account_id
-            and unplaced.event_id = transactions.event_id
+    where
+        records.status != coalesce(placed.found, 'duplicate')
+        and not (
+            placed.found is null
+            and records.batch = (
+                select max(latest.batch)
+                from {{ ref('stg_records') }} as latest
+            )
+        )
 
 )
 
 select
     books.*,
-    repeats.repeats
+    misplaced.misplaced
 from {{ ref('mart_reconciliation') }} as books
-cross join repeats
+cross join misplaced
 where
-    books.duplicates != repeats.repeats
+    misplaced.misplaced > 0
     or books.sent != (
         books.transactions
         + books.quarantined

@@ -56,22 +56,25 @@ class Writer:
         self.offset += len(payments)
         pairs = list(zip(payments, places, strict=True))
         values = [(json.dumps(_identity(p)).encode(), at) for p, at in pairs]
-        self._append("bronze/tx_events", [_record(v, at) for v, at in values])
+        batch = places.start
+        records = [_record(value, at, batch=batch) for value, at in values]
+        self._append("bronze/tx_events", records)
         self._append("silver/transactions", [_transaction(p, at) for p, at in pairs])
         self.score(payments, scored_at=scored_at)
 
     def refuse(self, value: bytes) -> None:
         """One record that is no event."""
-        row = _record(value, self.offset)
+        row = _record(value, self.offset, status="rejected")
         self._append("bronze/tx_events", [row])
         refused = row | {"reason": "malformed_json", "detail": "no JSON"}
         self._append("silver/quarantine", [refused])
         self.offset += 1
 
     def repeat(self, payment: Payment) -> None:
-        """One record that repeats an event; of a field given twice the last counts."""
-        value = b'{"event_id": "other", ' + json.dumps(_identity(payment)).encode()[1:]
-        self._append("bronze/tx_events", [_record(value, self.offset)])
+        """One record that repeats an event, with a number that no SQL reads as JSON."""
+        value = json.dumps(_identity(payment) | {"note": 10**2000}).encode()
+        row = _record(value, self.offset, status="duplicate")
+        self._append("bronze/tx_events", [row])
         self.offset += 1
 
     def score(self, payments: list[Payment], *, scored_at: datetime = SCORED) -> None:
@@ -104,13 +107,17 @@ def _identity(payment: Payment) -> dict[str, str]:
     return {"account_id": payment.account_id, "event_id": payment.event_id}
 
 
-def _record(value: bytes, offset: int) -> dict[str, object]:
+def _record(
+    value: bytes, offset: int, status: str = "new", batch: int | None = None
+) -> dict[str, object]:
     return {
         "value": value,
         "topic": "t",
         "partition": 0,
         "offset": offset,
         "kafka_timestamp": SENT,
+        "batch": offset if batch is None else batch,
+        "status": status,
         "ingested_at": SENT + timedelta(seconds=offset),
     }
 

@@ -31,13 +31,12 @@ newest as (
     select
         topic,
         kafka_partition,
-        kafka_offset,
-        {{ named_in('payload', 'account_id') }} as account_id,
-        {{ named_in('payload', 'event_id') }} as event_id
+        kafka_offset
     from records
     where
-        ingested_at = (
-            select max(latest.ingested_at)
+        status != 'duplicate'
+        and batch = (
+            select max(latest.batch)
             from records as latest
         )
 
@@ -58,9 +57,9 @@ placed as (
 
 ),
 
-unplaced as (
+under_way as (
 
-    select newest.*
+    select count(*) as in_flight
     from newest
     left anti join placed
         on
@@ -75,33 +74,12 @@ unplaced as (
 
 ),
 
-known as (
-
-    select /*+ broadcast(unplaced) */
-        facts.account_id,
-        facts.event_id
-    from facts
-    left semi join unplaced
-        on
-            facts.account_id = unplaced.account_id
-            and facts.event_id = unplaced.event_id
-
-),
-
-under_way as (
-
-    select count(*) as in_flight
-    from unplaced
-    left anti join known
-        on
-            unplaced.account_id = known.account_id
-            and unplaced.event_id = known.event_id
-
-),
-
 sent as (
 
-    select count(*) as sent from records
+    select
+        count(*) as sent,
+        count_if(status = 'duplicate') as duplicates
+    from records
 
 ),
 
@@ -135,10 +113,7 @@ final as (
         sent.sent,
         accepted.transactions,
         refused.quarantined,
-        sent.sent
-        - accepted.transactions
-        - refused.quarantined
-        - under_way.in_flight as duplicates,
+        sent.duplicates,
         under_way.in_flight,
         accepted.scored,
         accepted.awaiting_score,

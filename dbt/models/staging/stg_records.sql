@@ -13,8 +13,9 @@ renamed as (
         partition as kafka_partition,
         offset as kafka_offset,
         kafka_timestamp,
-        ingested_at,
-        cast(value as string) as payload
+        batch,
+        status,
+        ingested_at
     from source
 
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -19,7 +21,7 @@ from pyspark.sql import SparkSession
 from lib import jars
 from lib.config import ROOT, Settings
 from lib.errors import FraudError
-from lib.generator import generate, write
+from lib.generator import Generated, generate, write
 from lib.java import find_java
 from lib.producer import replay
 from lib.query import QUERY
@@ -111,7 +113,7 @@ def lakes(
     bootstrap: str,
 ) -> Lakes:
     folder = tmp_path_factory.mktemp("s3-events")
-    write(generate(EVENTS, 20, 10, 4, duplicates=0.05, malformed=0.05), folder)
+    write(_story(), folder)
     local = replace(
         base_settings,
         topic="tx-s3",
@@ -133,6 +135,20 @@ def lakes(
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     objects = [o["Key"] for page in pages for o in page.get("Contents", ())]
     return Lakes(local, Settings.from_env(env), store, objects, ran.result["records"])
+
+
+def _story() -> Generated:
+    """Events in disorder, so that scores are corrected; and three records of an event
+    older than anything that the query remembers: new, a duplicate, a conflict."""
+    made = generate(
+        EVENTS, 20, 10, 4, duplicates=0.05, malformed=0.05, out_of_order=0.05
+    )
+    last = json.loads(made.lines[-1])
+    ts = datetime.fromisoformat(last["ts"]) - timedelta(days=100)
+    ancient = last | {"event_id": "ancient", "ts": ts.isoformat()}
+    other = ancient | {"merchant": "another one"}
+    lines = [*made.lines, *map(json.dumps, (ancient, ancient, other))]
+    return replace(made, lines=lines)
 
 
 def _kill_in_mid_commit(store: ObjectStore, env: dict[str, str]) -> None:
@@ -165,6 +181,17 @@ def test_the_tables_are_those_of_the_local_lake(lakes: Lakes, table: str):
     )
     assert len(local) == len(remote) > 0
     assert local == remote
+
+
+def test_scores_were_corrected_and_what_was_forgotten_was_looked_up(lakes: Lakes):
+    """Or the tables above would be equal without a MERGE and without a look-up."""
+    arrow = DeltaTable(
+        lakes.remote.table("silver/scored").replace("s3a://", "s3://"),
+        storage_options=delta_options(lakes.store),
+    ).to_pyarrow_table(columns=["event_id", "late", "revision"])
+    rows = arrow.to_pylist()
+    assert sum(row["revision"] for row in rows) > 0
+    assert [row["late"] for row in rows if row["event_id"] == "ancient"] == [True]
 
 
 def test_the_batch_that_was_killed_is_there_once(lakes: Lakes):

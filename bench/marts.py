@@ -161,6 +161,8 @@ def _events(spark: SparkSession, begin: int, number: int) -> DataFrame:
         "revision": F.lit(0).cast("long"),
         "kafka_timestamp": sent,
         "scored_at": sent,
+        "batch": F.lit(begin).cast("long"),
+        "status": F.lit("new"),
         "ingested_at": sent,
         "topic": F.lit("t"),
         "partition": F.lit(0),

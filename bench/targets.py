@@ -30,7 +30,7 @@ from lib.generator import generate, write
 from tests.integration.object_store import BUCKET, object_store
 
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/scored")
-OF_THE_RUN = ("ingested_at", "kafka_timestamp", "scored_at", "revision")
+OF_THE_RUN = ("batch", "ingested_at", "kafka_timestamp", "scored_at", "revision")
 PLACE = ("partition", "offset")
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
 

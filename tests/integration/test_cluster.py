@@ -31,7 +31,7 @@ from tests.integration.helpers import (
 EVENTS, PER_BATCH = 4_000, 2_500
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
 TABLES = (*TABLES, "silver/scored")
-OF_THE_RUN = ("ingested_at", "kafka_timestamp", "scored_at", "revision")
+OF_THE_RUN = ("batch", "ingested_at", "kafka_timestamp", "scored_at")
 PLACE = ("partition", "offset")
 """Columns that say when and in how many steps a run came to its result, and where:
 a record without a key goes to whichever partition its producer fills just then."""

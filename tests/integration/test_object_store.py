@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -19,9 +21,10 @@ from pyspark.sql import SparkSession
 from lib import jars
 from lib.config import ROOT, Settings
 from lib.errors import FraudError
-from lib.generator import generate, write
+from lib.generator import Generated, generate, write
 from lib.java import find_java
 from lib.producer import replay
+from lib.query import QUERY
 from lib.spark import _properties
 from lib.stream import drain
 from tests.conftest import missing
@@ -31,7 +34,7 @@ from tests.integration.object_store import BUCKET, ObjectStore, object_store
 EVENTS, PER_BATCH = 400, 250
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
 TABLES = (*TABLES, "silver/scored")
-OF_THE_RUN = ("ingested_at", "scored_at", "revision")
+OF_THE_RUN = ("batch", "ingested_at", "scored_at")
 KEYS = {"id": "tests", "secret": "not-a-secret"}
 
 
@@ -110,7 +113,7 @@ def lakes(
     bootstrap: str,
 ) -> Lakes:
     folder = tmp_path_factory.mktemp("s3-events")
-    write(generate(EVENTS, 20, 10, 4, duplicates=0.05, malformed=0.05), folder)
+    write(_story(), folder)
     local = replace(
         base_settings,
         topic="tx-s3",
@@ -132,6 +135,20 @@ def lakes(
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     objects = [o["Key"] for page in pages for o in page.get("Contents", ())]
     return Lakes(local, Settings.from_env(env), store, objects, ran.result["records"])
+
+
+def _story() -> Generated:
+    """Events in disorder, so that scores are corrected; and three records of an event
+    older than anything that the query remembers: new, a duplicate, a conflict."""
+    made = generate(
+        EVENTS, 20, 10, 4, duplicates=0.05, malformed=0.05, out_of_order=0.05
+    )
+    last = json.loads(made.lines[-1])
+    ts = datetime.fromisoformat(last["ts"]) - timedelta(days=100)
+    ancient = last | {"event_id": "ancient", "ts": ts.isoformat()}
+    other = ancient | {"merchant": "another one"}
+    lines = [*made.lines, *map(json.dumps, (ancient, ancient, other))]
+    return replace(made, lines=lines)
 
 
 def _kill_in_mid_commit(store: ObjectStore, env: dict[str, str]) -> None:
@@ -166,6 +183,17 @@ def test_the_tables_are_those_of_the_local_lake(lakes: Lakes, table: str):
     assert local == remote
 
 
+def test_scores_were_corrected_and_what_was_forgotten_was_looked_up(lakes: Lakes):
+    """Or the tables above would be equal without a MERGE and without a look-up."""
+    arrow = DeltaTable(
+        lakes.remote.table("silver/scored").replace("s3a://", "s3://"),
+        storage_options=delta_options(lakes.store),
+    ).to_pyarrow_table(columns=["event_id", "late", "revision"])
+    rows = arrow.to_pylist()
+    assert sum(row["revision"] for row in rows) > 0
+    assert [row["late"] for row in rows if row["event_id"] == "ancient"] == [True]
+
+
 def test_the_batch_that_was_killed_is_there_once(lakes: Lakes):
     offsets = [r[:] for r in lakes.rows(lakes.remote, "bronze/tx_events")]
     assert len(offsets) == len(set(offsets))
@@ -179,7 +207,7 @@ def test_nothing_is_renamed_into_place(lakes: Lakes):
     under its own."""
     assert [key for key in lakes.objects if ".tmp" in key] == []
     assert any(
-        re.fullmatch(r"checkpoints/ingest/commits/\d+", k) for k in lakes.objects
+        re.fullmatch(rf"checkpoints/{QUERY}/commits/\d+", k) for k in lakes.objects
     )
 
 

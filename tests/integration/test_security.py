@@ -255,7 +255,7 @@ def test_no_password_and_no_account_leaves_the_keys(doors: Doors, lake: Settings
             content, seen = path.read_bytes(), seen + 1
             for password in passwords.values():
                 assert password.encode() not in content, path
-            # The lake and the score query's state hold the accounts: they are data.
+            # The lake and the query's state hold the accounts: they are data.
             if place != places[2] and "state" not in path.parts:
                 assert b"ACCT_1" not in content, path
     assert seen > 10

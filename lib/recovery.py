@@ -177,13 +177,13 @@ def complete_batch(
     parsed = parse(bronze.select(INPUT.names).cast(INPUT))
     everything = _read(spark, settings, SCORED)
     watermark = watermark_of(everything)
-    scored = everything.where(F.col("account_id").isin(parsed.accounts))
-    remembered = accounts_of(scored, watermark).collect()
-    values = {row["account_id"]: bytes(row["value"]) for row in remembered}
+    scored = _of(everything, parsed.accounts)
+    remembered = accounts_of(scored, watermark).toArrow().to_pydict()
+    values = dict(zip(remembered["account_id"], remembered["value"], strict=True))
     transactions = _read(spark, settings, TRANSACTIONS)
 
     def stored(accounts: list[str]) -> Iterator[pa.Table]:
-        yield transactions.where(F.col("account_id").isin(accounts)).toArrow()
+        yield _of(transactions, accounts).toArrow()
 
     judged = judge(parsed, values, watermark)
     records = settle(judged.records, stored)
@@ -214,6 +214,13 @@ def _append(spark, lake: LocalLake | SparkLake, name: str, rows: pa.Table) -> No
         if isinstance(lake, SparkLake):
             rows = spark.createDataFrame(rows)
         lake.append(name, rows, None)
+
+
+def _of(rows: DataFrame, accounts: list[str]) -> DataFrame:
+    """The rows of these accounts; a batch may have a hundred thousand."""
+    names = pa.table({"account_id": pa.array(accounts, pa.string())})
+    names = rows.sparkSession.createDataFrame(names)
+    return rows.join(F.broadcast(names), "account_id", "left_semi")
 
 
 def _without(rows: pa.Table, there: pa.Table, keys: tuple[str, ...]) -> pa.Table:

@@ -35,6 +35,7 @@ from lib.faults import (
     standing_still,
 )
 from lib.progress import percentiles
+from lib.stop import Stop, run
 from lib.stream import QUERIES
 from lib.truth import Damage, damage, expected, read_topic
 
@@ -376,8 +377,8 @@ def _said(child: Child, *, ready: bool = False) -> str:
     raise FraudError("it went on although it should have refused")
 
 
-def main() -> None:
-    """Run the matrix; exit 1 if any trial found damage, or if it was stopped."""
+def main(_stop: Stop) -> int:
+    """Run the matrix; 1 if any trial found damage, or if it was stopped."""
     parser = argparse.ArgumentParser(description="kill the pipeline, and count")
     parser.add_argument("--kills", type=int, default=94)
     parser.add_argument("--random", type=int, default=22)
@@ -408,7 +409,7 @@ def main() -> None:
         skipped += f"Stopped by Ctrl-C after {len(trials)} trials.\n"
     minutes = (time.monotonic() - begun) / 60
     arguments.out.write_text(report(trials, arguments, minutes, skipped))
-    sys.exit(int(not whole or any(trial.damage for trial in trials)))
+    return int(not whole or any(trial.damage for trial in trials))
 
 
 def report(
@@ -444,4 +445,4 @@ silver/scored: p50 {recovery["p50"]:.1f} s, p95 {recovery["p95"]:.1f} s, over
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

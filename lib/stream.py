@@ -72,11 +72,7 @@ class Pipeline:
                     on_batch=self._count if name == names[0] else _no_count,
                 )
                 self.queries.append(query)
-        except FraudError:
-            self.stop()
-            raise
         except (PySparkException, Py4JError, OSError, DeltaError) as error:
-            self.stop()
             raise FraudError(f"the stream does not start: {cause_of(error)}") from error
         finally:
             spark.sparkContext.setLocalProperty("spark.scheduler.pool", None)
@@ -122,11 +118,19 @@ class Pipeline:
                     f"query {query.name!r} stopped: {cause_of(error)}"
                 ) from error
 
-    def stop(self) -> None:
-        """Stop every query; what it had not committed is done again at the next
-        start."""
-        for query in self.queries:
-            query.stop()
+
+@contextmanager
+def _stopping(spark: SparkSession) -> Iterator[None]:
+    """Stop the queries that start in the block when it ends, be it by an exception
+    while one of them starts; what they had not committed is done again at the next
+    start."""
+    before = {query.runId for query in spark.streams.active}
+    try:
+        yield
+    finally:
+        for query in spark.streams.active:
+            if query.name in QUERIES and query.runId not in before:
+                query.stop()
 
 
 def _no_count(_batch_id: int, _counts: dict[object, int]) -> None:
@@ -179,7 +183,7 @@ def pipeline(
     chosen = {"availableNow": True} if drain else {"processingTime": trigger}
     if drain and max_offsets is None:
         max_offsets = DRAIN_OFFSETS
-    with exclusive(settings):
+    with exclusive(settings), _stopping(spark):
         ensure_topic(settings, bootstrap)
         running = Pipeline(
             spark,
@@ -190,11 +194,8 @@ def pipeline(
             names=names,
             on_records=on_records,
         )
-        try:
-            with publishing(settings, running.queries):
-                yield running
-        finally:
-            running.stop()
+        with publishing(settings, running.queries):
+            yield running
 
 
 def drain(

@@ -14,6 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lib import chaos
+from lib.checkpoint import exclusive
 from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.errors import FraudError
@@ -264,6 +265,34 @@ def test_an_interval_that_is_none(spark, settings: Settings, bootstrap: str):
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+class Struck(Settings):
+    """Settings with which no query but the first finds its checkpoint."""
+
+    error: BaseException
+
+    def checkpoint(self, query: str) -> str:
+        if query != QUERIES[0]:
+            raise self.error
+        return super().checkpoint(query)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("unforeseen")])
+def test_a_start_that_is_cut_short_leaves_no_query_behind(
+    spark, settings: Settings, bootstrap: str, monkeypatch, error: BaseException
+):
+    monkeypatch.setattr(Struck, "error", error, raising=False)
+
+    with (
+        pytest.raises(type(error)),
+        pipeline(spark, Struck(**vars(settings)), bootstrap),
+    ):
+        pass
+
+    assert spark.streams.active == []
+    with exclusive(settings):
+        pass  # it is free again
 
 
 @pytest.fixture

@@ -1,7 +1,12 @@
 """Entry of ``python -m lib COMMAND``."""
 
-import sys
+from lib.stop import Stop, run
 
-from lib.cli import main
 
-sys.exit(main())
+def _command(stop: Stop) -> int:
+    from lib.cli import main  # when signals are taken already
+
+    return main(stop)
+
+
+run(_command)

@@ -28,6 +28,7 @@ from lib.config import ROOT, Settings
 from lib.errors import FraudError
 from lib.jars import class_path
 from lib.java import Java, find_java
+from lib.stop import Stop, run
 
 FOLDER = Path(sys.prefix) / "archive"
 """Beside the packages, whose jars are part of what an archive depends on."""
@@ -75,7 +76,7 @@ def _digest(executable: Path, use: str) -> str:
     return hashlib.sha256(known.encode()).hexdigest()[:8]
 
 
-def make(java: Java) -> None:
+def make(java: Java, stop: Stop) -> None:
     """Make the archives: run a broker and the stream once, with all they load noted.
 
     Raises:
@@ -88,7 +89,8 @@ def make(java: Java) -> None:
         _probe(java, Path(made) / "probe.jsa", below)
         for use in USES:  # a JVM either maps one or notes down for one
             path(java, use).unlink(missing_ok=True)
-        _run_once(Settings.from_env({"FRAUD_HOME": f"{made}/home"}), drafts, below)
+        settings = Settings.from_env({"FRAUD_HOME": f"{made}/home"})
+        _run_once(settings, drafts, below, stop)
         if not all(draft.is_file() for draft in drafts.values()):
             raise FraudError(f"{java.executable} wrote none")
         for use, draft in drafts.items():
@@ -126,18 +128,21 @@ def _probe(java: Java, draft: Path, base: Path | None) -> None:
         raise FraudError(f"{java.executable} makes none: {''.join(said)}")
 
 
-def _run_once(settings: Settings, drafts: dict[str, Path], base: Path | None) -> None:
+def _run_once(
+    settings: Settings, drafts: dict[str, Path], base: Path | None, stop: Stop
+) -> None:
     from lib.broker import Broker
     from lib.producer import replay
     from lib.reconcile import reconcile
-    from lib.spark import spark_session
+    from lib.spark import handed_over, spark_session
     from lib.stream import drain
 
     with _all_noting(drafts["broker"], base):
         broker = Broker(settings).start()
     try:
         replay(settings, broker.bootstrap, ROOT / "fixtures" / "tx_events.jsonl")
-        with _all_noting(drafts["spark"], base):
+        noting = _all_noting(drafts["spark"], base)
+        with noting, handed_over(stop.children.append):
             spark = spark_session(settings, short_lived=True)
         jvm = spark.sparkContext._gateway.proc
         try:
@@ -148,6 +153,9 @@ def _run_once(settings: Settings, drafts: dict[str, Path], base: Path | None) ->
             # The JVM ends when its standard input does, and writes the archive then.
             jvm.stdin.close()
             jvm.wait(EXIT_SECONDS)
+    except BaseException:
+        broker.kill()  # it would write its archive first
+        raise
     finally:
         broker.close()
 
@@ -167,7 +175,7 @@ def _all_noting(draft: Path, base: Path | None) -> Iterator[None]:
         yield
 
 
-def main() -> int:
+def main(stop: Stop) -> int:
     """Entry of ``python -m lib.archive``: make what this Java lacks, if it can.
 
     Everything runs without the archives, only sooner with them: so what keeps them
@@ -177,8 +185,10 @@ def main() -> int:
         java = find_java()
         if not all(path(java, use).is_file() for use in USES):
             print("archiving the JVM's classes, once ...", file=sys.stderr)
-            make(java)
+            make(java, stop)
     except (FraudError, OSError, subprocess.TimeoutExpired) as error:
+        if stop.broken:
+            raise
         print(
             f"note: no archive of the JVM's classes ({error}): everything runs, "
             "and starts some seconds later",
@@ -188,4 +198,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

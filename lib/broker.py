@@ -108,7 +108,11 @@ class Broker:
                     )
                 time.sleep(POLL_SECONDS)
         except OSError as error:
+            self.close()
             raise FraudError(_disk_trouble(error, self._dir)) from error
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def close(self) -> None:

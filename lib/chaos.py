@@ -39,6 +39,7 @@ from lib.faults import (
 )
 from lib.progress import percentiles
 from lib.query import QUERY
+from lib.stop import Stop, run
 from lib.truth import Damage, damage
 
 NO_DAMAGE = Damage(0, 0, 0, 0)
@@ -577,8 +578,8 @@ def _said(child: Child, *commands: str) -> str:
     raise FraudError("it went on although it should have refused")
 
 
-def main() -> None:
-    """Run the matrix; exit 1 if any trial found damage, or if it was stopped."""
+def main(_stop: Stop) -> int:
+    """Run the matrix; 1 if any trial found damage, or if it was stopped."""
     parser = argparse.ArgumentParser(description="kill the pipeline, and count")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
@@ -610,7 +611,7 @@ def main() -> None:
                 skipped += f"Stopped after {len(trials)} trials: {stopped}.\n"
     minutes = (time.monotonic() - begun) / 60
     arguments.out.write_text(report(trials, arguments, minutes, skipped, lab.kills))
-    sys.exit(int(bool(stopped) or any(trial.damage for trial in trials)))
+    return int(bool(stopped) or any(trial.damage for trial in trials))
 
 
 def report(
@@ -650,4 +651,4 @@ silver/scored: p50 {recovery["p50"]:.1f} s, p95 {recovery["p95"]:.1f} s, over
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

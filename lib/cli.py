@@ -4,57 +4,53 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.events import mask_accounts
 from lib.logs import MaskingFormatter
+from lib.stop import INTERRUPTED, Stop
 
 _INTERVAL = re.compile(
     r"(\d+ *(microsecond|millisecond|second|minute|hour|day|week)s? *)+", re.IGNORECASE
 )
-INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+NO_READER = 141  # 128 + SIGPIPE, what a shell reports for a writer to a closed pipe
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(stop: Stop, argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
     try:
+        _check_streams()
+        arguments = _arguments(argv)
         settings = Settings.from_env()
         _log_to_file(settings)
-        with _signals() as stop:
-            code, result = arguments.run(arguments, settings, stop)
-    except FraudError as error:
-        _say(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        _say("stopped before it had begun")
-        return INTERRUPTED
-    except OSError as error:
-        _say(f"error: {_os_error(error)}")
-        return 1
+        code, result = arguments.run(arguments, settings, stop)
+        if result is not None:
+            _print(result)
+        return code
+    except _NoReaderError:
+        return NO_READER
+    except SystemExit as ended:  # argparse has said why
+        return int(ended.code or 0)
     except Exception as error:
-        # Spark's own, told by name: importing it takes longer than most commands.
-        if not type(error).__module__.startswith(("pyspark.", "py4j.")):
+        text = None if stop.broken else _explained(error)
+        if text is None:
             raise
-        from lib.spark import cause_of
-
-        _say(f"error: {cause_of(error)} (see {settings.log_dir / 'spark.log'})")
+        _say(f"error: {text}")
         return 1
-    if result is not None:
-        _print(result)
-    return code
+
+
+class _NoReaderError(Exception):
+    """Nobody reads standard output any more, as behind ``| head -1``."""
 
 
 # -- commands -------------------------------------------------------------------
@@ -62,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 # `--help` shall be instant.
 
 
-def _generate(arguments, _settings: Settings, _stop: threading.Event):
+def _generate(arguments, _settings: Settings, stop: Stop):
     from lib import generator
 
     try:
@@ -83,7 +79,7 @@ def _generate(arguments, _settings: Settings, _stop: threading.Event):
     return 0, {"events": made.events, "labelled": made.labelled}
 
 
-def _broker(arguments, settings: Settings, stop: threading.Event):
+def _broker(arguments, settings: Settings, stop: Stop):
     from lib.broker import Broker
 
     if settings.kafka:
@@ -102,15 +98,16 @@ def _broker(arguments, settings: Settings, stop: threading.Event):
         keys = {"keys": str(broker.locks.folder)} if broker.locks else {}
         _print({"bootstrap": broker.bootstrap, **keys})
         _say("ready; Ctrl-C stops it")
-        while broker.alive():
-            if stop.wait(0.2):
-                return 0, None
+        with stop.watched():
+            while broker.alive():
+                if stop.wait(0.2):
+                    return 0, None
         raise FraudError(f"the broker ended by itself: see {settings.log_dir}")
     finally:
         broker.stop()
 
 
-def _cluster(_arguments, settings: Settings, stop: threading.Event):
+def _cluster(_arguments, settings: Settings, stop: Stop):
     from lib.cluster import Cluster
 
     cluster = Cluster(settings).start()
@@ -120,16 +117,17 @@ def _cluster(_arguments, settings: Settings, stop: threading.Event):
         for name, value in cluster.environment.items():
             _say(f"  export {name}={value}")
         _say("Ctrl-C stops all of it")
-        while not stop.wait(0.2):
-            if ended := cluster.failed():
-                _say(f"{', '.join(ended)} ended; the others go on")
-                stop.wait()
+        with stop.watched():
+            while not stop.wait(0.2):
+                if ended := cluster.failed():
+                    _say(f"{', '.join(ended)} ended; the others go on")
+                    stop.wait()
         return 0, None
     finally:
         cluster.stop()
 
 
-def _produce(arguments, settings: Settings, stop: threading.Event):
+def _produce(arguments, settings: Settings, stop: Stop):
     from lib.broker import bootstrap_servers
     from lib.producer import replay
 
@@ -139,7 +137,11 @@ def _produce(arguments, settings: Settings, stop: threading.Event):
             f"can't read {path}: name a file of JSON lines, e.g. "
             "fixtures/tx_events.jsonl"
         )
-    with bootstrap_servers(settings) as bootstrap, _Bar("records") as bar:
+    with (
+        bootstrap_servers(settings) as bootstrap,
+        _Bar("records") as bar,
+        stop.watched(),
+    ):
         sent = replay(
             settings,
             bootstrap,
@@ -156,7 +158,7 @@ def _produce(arguments, settings: Settings, stop: threading.Event):
     return (INTERRUPTED if stop.is_set() else 0), result
 
 
-def _stream(arguments, settings: Settings, stop: threading.Event):
+def _stream(arguments, settings: Settings, stop: Stop):
     from lib.broker import bootstrap_servers
     from lib.checkpoint import exclusive
     from lib.stream import pipeline
@@ -165,19 +167,22 @@ def _stream(arguments, settings: Settings, stop: threading.Event):
         pass  # refused in a second, and not after a JVM has started for nothing
     with (
         bootstrap_servers(settings) as bootstrap,
-        _spark(settings, short_lived=False) as spark,
+        _spark(settings, stop, short_lived=False) as spark,
         _Bar("records") as bar,
     ):
         begun = time.monotonic()
-        with pipeline(
-            spark,
-            settings,
-            bootstrap,
-            drain=arguments.drain,
-            trigger=arguments.trigger,
-            max_offsets=arguments.max_offsets,
-            on_records=bar.to,
-        ) as running:
+        with (
+            pipeline(
+                spark,
+                settings,
+                bootstrap,
+                drain=arguments.drain,
+                trigger=arguments.trigger,
+                max_offsets=arguments.max_offsets,
+                on_records=bar.to,
+            ) as running,
+            stop.watched(),
+        ):
             running.wait(stop)
         seconds = time.monotonic() - begun
     result = {"records": running.records, "seconds": round(seconds, 3)}
@@ -187,13 +192,13 @@ def _stream(arguments, settings: Settings, stop: threading.Event):
     return (INTERRUPTED if cut_short else 0), result
 
 
-def _reconcile(_arguments, settings: Settings, _stop: threading.Event):
+def _reconcile(_arguments, settings: Settings, stop: Stop):
     from lib.broker import bootstrap_servers
     from lib.reconcile import reconcile
 
     with (
         bootstrap_servers(settings) as bootstrap,
-        _spark(settings, short_lived=True) as spark,
+        _spark(settings, stop, short_lived=True) as spark,
     ):
         books = reconcile(spark, settings, bootstrap)
     for difference in books.differences:
@@ -201,11 +206,11 @@ def _reconcile(_arguments, settings: Settings, _stop: threading.Event):
     return (0 if books.balanced else 1), books.as_dict()
 
 
-def _marts(arguments, settings: Settings, _stop: threading.Event):
+def _marts(arguments, settings: Settings, stop: Stop):
     from lib import warehouse
 
     warehouse.preload()
-    with _spark(settings, short_lived=True) as spark:
+    with _spark(settings, stop, short_lived=True) as spark:
         if arguments.docs:
             return 0, {"docs": str(warehouse.docs(spark, settings))}
         marts = warehouse.build(spark, settings, full_refresh=arguments.full_refresh)
@@ -214,27 +219,28 @@ def _marts(arguments, settings: Settings, _stop: threading.Event):
     return int(bool(marts.failures)), marts.as_dict()
 
 
-def _dashboard(arguments, settings: Settings, stop: threading.Event):
+def _dashboard(arguments, settings: Settings, stop: Stop):
     from lib.dashboard.serve import Dashboard
 
     with Dashboard(settings, arguments.port) as dashboard:
         # Printed once it answers, not at the end: others wait for this line.
         _print({"url": dashboard.url})
         _say("ready; Ctrl-C stops it")
-        while dashboard.alive():
-            if stop.wait(0.2):
-                return 0, None
+        with stop.watched():
+            while dashboard.alive():
+                if stop.wait(0.2):
+                    return 0, None
     raise FraudError(f"the dashboard ended by itself: see {settings.log_dir}")
 
 
-def _rebuild(_arguments, settings: Settings, _stop: threading.Event):
+def _rebuild(_arguments, settings: Settings, stop: Stop):
     from lib.rebuild import rebuild
 
-    with _spark(settings, short_lived=False) as spark:
+    with _spark(settings, stop, short_lived=False) as spark:
         return 0, rebuild(spark, settings)
 
 
-def _demo(arguments, settings: Settings, stop: threading.Event):
+def _demo(arguments, settings: Settings, stop: Stop):
     from lib.broker import bootstrap_servers
     from lib.checkpoint import exclusive
     from lib.dashboard.serve import Dashboard, open_in_browser
@@ -256,7 +262,7 @@ def _demo(arguments, settings: Settings, stop: threading.Event):
         if not arguments.exit:
             open_in_browser(dashboard.url)
         # The first rows come a quarter sooner, and a demo's rates need no peak.
-        with _spark(settings, short_lived=True) as spark:
+        with _spark(settings, stop, short_lived=True) as spark:
             plan = Plan(arguments.rate, arguments.events, ends=arguments.exit)
             result = demo(spark, settings, bootstrap, stop, plan=plan, say=_say)
         result["dashboard"] = dashboard.url
@@ -265,7 +271,7 @@ def _demo(arguments, settings: Settings, stop: threading.Event):
     return (INTERRUPTED if cut_short else int(not result["balanced"])), result
 
 
-def _doctor(_arguments, settings: Settings, _stop: threading.Event):
+def _doctor(_arguments, settings: Settings, stop: Stop):
     from lib.doctor import checks
 
     found = checks(settings)
@@ -282,39 +288,17 @@ def _doctor(_arguments, settings: Settings, _stop: threading.Event):
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set an event instead of striking in the middle of a call to
-    the JVM; the second one strikes."""
-    stop = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+def _spark(settings: Settings, stop: Stop, *, short_lived: bool):
+    """A Spark session that ends with the block, and whose JVM ends with a signal."""
+    from lib.spark import handed_over, spark_session
 
-    def handle(number, _frame) -> None:
-        if stop.is_set():
-            signal.signal(number, before[number])
-        stop.set()
-
-    for number in numbers:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _spark(settings: Settings, *, short_lived: bool):
-    """A Spark session that ends with the block and leaves Ctrl-C to us."""
-    from lib.spark import spark_session
-
-    ours = signal.getsignal(signal.SIGINT)
-    spark = spark_session(settings, short_lived=short_lived)
-    signal.signal(signal.SIGINT, ours)  # PySpark has put its own in its place
+    with handed_over(stop.children.append):
+        spark = spark_session(settings, short_lived=short_lived)
     try:
         yield spark
     finally:
-        spark.stop()
+        if not stop.broken:
+            spark.stop()
 
 
 class _Bar:
@@ -335,9 +319,60 @@ class _Bar:
         self._bar.close()
 
 
+class _Stderr(io.TextIOWrapper):
+    """Standard error that may have no reader, or no space: what is lost then is
+    progress, and no reason for a batch to fail."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+def _check_streams() -> None:
+    """Make sure that there is a place for the result, before it is worked for."""
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:
+            # Or the next file that is opened would have its number, and be written to.
+            os.open(os.devnull, os.O_RDWR)
+            if number == 2:
+                sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    if sys.stdout is None:
+        raise FraudError(
+            "standard output is closed, and the result goes there: open it, or send "
+            "it to /dev/null"
+        )
+    err = sys.stderr
+    sys.stderr = _Stderr(
+        err.buffer, err.encoding, err.errors, line_buffering=err.line_buffering
+    )
+
+
 def _print(result: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    line = json.dumps(result, ensure_ascii=False)
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        _to_nowhere(sys.stdout)
+        raise _NoReaderError from error
+    except OSError as error:
+        _to_nowhere(sys.stdout)
+        raise FraudError(
+            f"standard output does not take the result ({error.strerror}), which is "
+            f"{line}"
+        ) from error
+
+
+def _to_nowhere(stream) -> None:
+    """Or Python would try to write what is left in its buffer when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _say(text: str) -> None:
@@ -359,6 +394,20 @@ def _log_to_file(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # A line per Py4J call would fill the disk.
     logging.getLogger("py4j").setLevel(logging.WARNING)
+
+
+def _explained(error: Exception) -> str | None:
+    """One line for the person at the keyboard; None for what nobody has foreseen."""
+    if isinstance(error, FraudError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _os_error(error)
+    # Spark's own, told by name: importing it takes longer than most commands.
+    if type(error).__module__.startswith(("pyspark.", "py4j.")):
+        from lib.spark import cause_of
+
+        return f"{cause_of(error)} (see {Settings.from_env().log_dir / 'spark.log'})"
+    return None
 
 
 def _os_error(error: OSError) -> str:
@@ -400,6 +449,13 @@ def _share(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return number
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(argv)
+    finally:
+        sys.stdout.flush()  # --help goes there
 
 
 def _parser() -> argparse.ArgumentParser:

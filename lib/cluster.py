@@ -262,10 +262,16 @@ class Cluster:
                 running[config] = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
                 )
-        for config, process in running.items():
-            said, _ = process.communicate()
-            if process.returncode:
-                raise FraudError(f"the broker of {config} can't be prepared: {said}")
+        try:
+            for config, process in running.items():
+                said, _ = process.communicate()
+                if process.returncode:
+                    raise FraudError(
+                        f"the broker of {config} can't be prepared: {said}"
+                    )
+        finally:  # left by Ctrl-C, say
+            for process in running.values():
+                process.kill()
 
     def _kafka_log(self, node: int) -> Path:
         return self.settings.log_dir / f"cluster-broker-{node}.log"

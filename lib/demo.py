@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from lib.errors import FraudError
 from lib.inert import for_label, for_terminal
 from lib.progress import rolling_rate
 from lib.reconcile import Books, reconcile
+from lib.stop import Stop
 from lib.stream import Pipeline, pipeline
 from lib.traffic import Plan, Traffic
 
@@ -35,7 +35,7 @@ def demo(
     spark: SparkSession,
     settings: Settings,
     bootstrap: str,
-    stop: threading.Event,
+    stop: Stop,
     *,
     plan: Plan,
     say: Callable[[str], None],
@@ -62,13 +62,14 @@ def demo(
     try:
         with pipeline(spark, settings, bootstrap) as running:
             say("cards are on their way; Ctrl-C ends it")
-            while not stop.wait(FEED_SECONDS):
-                running.raise_failure()
-                feed.show(say)
-                if traffic.done() and plan.ends:
-                    break
-            sent = traffic.stop()
-            _wait_until_arrived(running, settings, bootstrap)
+            with stop.watched():
+                while not stop.wait(FEED_SECONDS):
+                    running.raise_failure()
+                    feed.show(say)
+                    if traffic.done() and plan.ends:
+                        break
+                sent = traffic.stop()
+                _wait_until_arrived(running, settings, bootstrap)
             feed.show(say)
     finally:
         traffic.end()

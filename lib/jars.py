@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from lib.config import ROOT
 from lib.errors import FraudError
 from lib.java import find_java
+from lib.stop import run
 
 LOCK_FILE = ROOT / "jars.lock"
 JAR_DIR = ROOT / ".jars"
@@ -232,13 +234,16 @@ def _retrieve(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    with tqdm(
-        total=sum(sizes.values()) if sizes else None,
-        desc=f"{len(sizes) if sizes else 'resolving'} jars",
-        unit="B",
-        unit_scale=True,
-        file=sys.stderr,
-    ) as bar:
+    with (
+        _not_outlived(process),
+        tqdm(
+            total=sum(sizes.values()) if sizes else None,
+            desc=f"{len(sizes) if sizes else 'resolving'} jars",
+            unit="B",
+            unit_scale=True,
+            file=sys.stderr,
+        ) as bar,
+    ):
         for line in process.stdout:
             tail.append(line.rstrip())
             # "[SUCCESSFUL ] group#artifact;version!artifact.jar (87ms)"
@@ -255,6 +260,17 @@ def _retrieve(
             f"Ivy could not fetch the jars ({cause or 'no answer from the network'}): "
             "check the network (or the proxy) and run `make setup` again"
         )
+
+
+@contextmanager
+def _not_outlived(process: subprocess.Popen) -> Iterator[None]:
+    """Ends the process if the block is left by an exception, Ctrl-C say."""
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
 
 
 def _sha256(path: Path) -> str:
@@ -278,4 +294,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda _stop: main(sys.argv[1:]))

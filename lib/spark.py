@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
+from pyspark import java_gateway
+from pyspark.core import context
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
@@ -98,6 +103,32 @@ def spark_session(
     for key, value in (conf or {}).items():
         spark.conf.set(key, value)
     return spark
+
+
+@contextmanager
+def handed_over(started: Callable[[subprocess.Popen], None]) -> Iterator[None]:
+    """Sessions that are started in the block leave Ctrl-C to their owner.
+
+    PySpark would take the signal for itself, and keep the JVM's process to itself
+    until the JVM answers, some seconds after it has started. The process leads a group
+    of its own here: what is sent to ours does not reach it, and whoever ends the group
+    ends the scripts that start the JVM, too.
+
+    Args:
+        started: called with the process, as soon as there is one.
+    """
+
+    class Announced(subprocess.Popen):
+        def __init__(self, *arguments, **options) -> None:
+            super().__init__(*arguments, **options, start_new_session=True)
+            started(self)
+
+    deaf = SimpleNamespace(signal=lambda *_: None, SIGINT=signal.SIGINT)
+    with (
+        patch.object(java_gateway, "Popen", Announced),
+        patch.object(context, "signal", deaf),
+    ):
+        yield
 
 
 def short_lived_options() -> str:

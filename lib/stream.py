@@ -95,9 +95,18 @@ class Pipeline:
                 f"query {self.query.name!r} stopped: {cause_of(error)}"
             ) from error
 
-    def stop(self) -> None:
-        """Stop the query; what it had not committed is done again at the next start."""
-        self.query.stop()
+
+@contextmanager
+def _stopping(spark: SparkSession) -> Iterator[None]:
+    """Stop the query that starts in the block when it ends, be it by an exception
+    while it starts; what it had not committed is done again at the next start."""
+    before = {each.runId for each in spark.streams.active}
+    try:
+        yield
+    finally:
+        for each in spark.streams.active:
+            if each.name == query.QUERY and each.runId not in before:
+                each.stop()
 
 
 def committed(query: StreamingQuery, ends: dict[int, int]) -> bool:
@@ -147,7 +156,7 @@ def pipeline(
         FraudError: another stream has this checkpoint, or the query can't start.
     """
     chosen = {"availableNow": True} if drain else {"processingTime": trigger}
-    with exclusive(settings):
+    with exclusive(settings), _stopping(spark):
         ensure_topic(settings, bootstrap)
         max_offsets = max_offsets or batch_records(settings, bootstrap)
         running = Pipeline(
@@ -158,11 +167,8 @@ def pipeline(
             max_offsets=max_offsets,
             on_records=on_records,
         )
-        try:
-            with publishing(settings, [running.query]):
-                yield running
-        finally:
-            running.stop()
+        with publishing(settings, [running.query]):
+            yield running
 
 
 def drain(

@@ -31,6 +31,7 @@ from lib.config import ROOT, Settings
 from lib.dashboard.serve import Dashboard
 from lib.producer import replay as send
 from lib.spark import spark_session
+from lib.stop import run
 from lib.stream import pipeline
 from lib.traffic import FIXTURE, FIXTURE_RATE
 
@@ -116,4 +117,4 @@ def images() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _stop: main())

@@ -14,6 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lib import chaos
+from lib.checkpoint import exclusive
 from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.errors import FraudError
@@ -260,6 +261,24 @@ def test_an_interval_that_is_none(spark, settings: Settings, bootstrap: str):
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("unforeseen")])
+def test_a_start_that_is_cut_short_leaves_no_query_behind(
+    spark, settings: Settings, bootstrap: str, monkeypatch, error: BaseException
+):
+    def struck(*_arguments: object) -> None:
+        assert spark.streams.active != []  # the query has started by then
+        raise error
+
+    monkeypatch.setattr("lib.stream.publishing", struck)
+
+    with pytest.raises(type(error)), pipeline(spark, settings, bootstrap):
+        pass
+
+    assert spark.streams.active == []
+    with exclusive(settings):
+        pass  # it is free again
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from lib import datafiles
 from lib.config import Settings, local_path
 from lib.deltalog import demand_whole
 from lib.errors import FraudError
+from lib.maintenance import RETENTION
 from lib.tables import ANSWER_COLUMNS, ARROW, IDENTITY, SCHEMAS, SCORED
 
 COMMITS_A_CHECKPOINT = 100
@@ -103,12 +104,18 @@ class LocalLake:
         self.root = root
         self._tables: dict[str, DeltaTable] = {}
 
+    def uri(self, name: str) -> str:
+        """The table's folder."""
+        return str(self.root / name)
+
     def create(self, name: str) -> None:
         """Create the empty table if it is missing."""
-        if not demand_whole(self._uri(name)):
+        if not demand_whole(self.uri(name)):
             (self.root / name).mkdir(parents=True, exist_ok=True)
             interval = {"delta.checkpointInterval": str(COMMITS_A_CHECKPOINT)}
-            DeltaTable.create(self._uri(name), ARROW[name], configuration=interval)
+            DeltaTable.create(
+                self.uri(name), ARROW[name], configuration=interval | RETENTION
+            )
 
     def append(
         self,
@@ -170,15 +177,12 @@ class LocalLake:
         parts = [pq.read_table(self.root / name / f.path) for f in files]
         return pa.concat_tables([ARROW[name].empty_table(), *parts])
 
-    def _uri(self, name: str) -> str:
-        return str(self.root / name)
-
     def _table(self, name: str) -> DeltaTable:
         """The table at its newest version."""
         if name in self._tables:
             self._tables[name].update_incremental()
         else:
-            self._tables[name] = DeltaTable(self._uri(name))
+            self._tables[name] = DeltaTable(self.uri(name))
         return self._tables[name]
 
 

@@ -38,6 +38,7 @@ from lib.lake import (
     open_lake,
     with_corrections,
 )
+from lib.maintenance import Maintenance
 from lib.processor import (
     CORRECTIONS,
     LARGE,
@@ -216,6 +217,7 @@ def local_writer(
         on_batch: called after each batch with its id and its number of records.
     """
     pool = ThreadPoolExecutor(3, "commit")
+    maintenance = Maintenance([lake.uri(name) for name in SCHEMAS])
 
     def write(output: DataFrame, batch_id: int) -> None:
         rows, corrections, files = _unpack(output.toArrow())
@@ -242,6 +244,7 @@ def local_writer(
         wait(commits)  # a failure ends the query: none may be under way then
         for commit in commits:
             commit.result()
+        maintenance.after_batch()
         count = len(made[BRONZE]) + sum(file.rows for file in files[BRONZE])
         on_batch(batch_id, count)
 

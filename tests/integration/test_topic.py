@@ -29,7 +29,7 @@ from lib.config import Settings
 from lib.errors import FraudError
 from lib.query import QUERY
 from lib.reconcile import reconcile
-from lib.stream import QUERIES, drain
+from lib.stream import drain
 from lib.truth import read_topic
 from tests.integration.helpers import copied, eventually, lake, send
 from tests.integration.records import ARRIVED_MS, line
@@ -98,7 +98,7 @@ def three(spark, base_settings: Settings, bootstrap: str, tmp_path_factory) -> S
 
 def forget_the_topic(settings: Settings) -> None:
     """Make the checkpoints what they were before they noted their topic."""
-    for query in QUERIES:
+    for query in (QUERY,):
         (Path(settings.checkpoint(query)) / "topic").unlink()
 
 
@@ -129,7 +129,7 @@ def test_a_topic_made_again_is_refused(
 
 def test_an_emptied_topic_is_refused(spark, three, bootstrap: str, tmp_path: Path):
     settings = replace(copied(three, tmp_path), topic="tx-four")
-    for query in QUERIES:  # as if the lake had been made of this one
+    for query in (QUERY,):  # as if the lake had been made of this one
         for file in (Path(settings.checkpoint(query)) / "offsets").iterdir():
             if file.name.isdigit():
                 file.write_text(file.read_text().replace("tx-three", "tx-four"))
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_earlier_days_goes_on(
     assert drain(spark, settings, bootstrap)["records"] == 0
 
     assert lake(spark, settings) == lake(spark, three)
-    for query in QUERIES:
+    for query in (QUERY,):
         note = json.loads((Path(settings.checkpoint(query)) / "topic").read_text())
         assert note["name"] == settings.topic
 

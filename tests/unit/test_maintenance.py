@@ -1,0 +1,71 @@
+"""Small files are merged while the writer goes on, and no reader sees a row twice."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from lib.dashboard.follow import Commit, Follower
+from lib.lake import Batch, LocalLake
+from lib.maintenance import Maintenance
+from lib.tables import ARROW, QUARANTINE
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def row(offset: int) -> pa.Table:
+    record = {
+        "value": b"garbage",
+        "reason": "malformed_json",
+        "detail": "The value is not JSON.",
+        "topic": "tx-events",
+        "partition": 0,
+        "offset": offset,
+        "kafka_timestamp": NOW,
+    }
+    return pa.Table.from_pylist([record], schema=ARROW[QUARANTINE])
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> LocalLake:
+    lake = LocalLake(tmp_path)
+    lake.create(QUARANTINE)
+    return lake
+
+
+def test_files_stay_few_and_each_row_is_seen_once(lake: LocalLake):
+    maintenance = Maintenance([lake.uri(QUARANTINE)], every=10)
+    follower = Follower(lake.uri(QUARANTINE))
+    seen: list[int] = []
+    for number in range(35):
+        lake.append(QUARANTINE, row(number), Batch("app", number))
+        maintenance.after_batch()
+        for change in follower.poll():
+            files = change.added if isinstance(change, Commit) else change.files
+            for file in files:
+                for rows in follower.read(file, ["offset"]):
+                    seen += rows["offset"].to_pylist()
+
+    assert seen == list(range(35))
+    held = pa.concat_tables(lake.read(QUARANTINE, ["offset"]))["offset"].to_pylist()
+    assert sorted(held) == list(range(35))
+    assert len(DeltaTable(lake.uri(QUARANTINE)).file_uris()) < 10
+
+
+def test_a_batch_is_known_after_a_compaction(lake: LocalLake):
+    lake.append(QUARANTINE, row(0), Batch("app", 0))
+    lake.append(QUARANTINE, row(1), Batch("app", 1))
+    Maintenance([lake.uri(QUARANTINE)], every=1).after_batch()
+
+    lake.append(QUARANTINE, row(1), Batch("app", 1))
+
+    held = pa.concat_tables(lake.read(QUARANTINE, ["offset"]))["offset"].to_pylist()
+    assert sorted(held) == [0, 1]
+
+
+def test_a_table_that_cannot_be_compacted_stops_nobody(tmp_path: Path):
+    Maintenance([str(tmp_path / "nowhere")], every=1).after_batch()

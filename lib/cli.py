@@ -234,8 +234,11 @@ def _dashboard(arguments, settings: Settings, stop: Stop):
 
 
 def _rebuild(_arguments, settings: Settings, stop: Stop):
+    from lib.checkpoint import exclusive
     from lib.rebuild import rebuild
 
+    with exclusive(settings):
+        pass  # refused in a second, and not after a JVM has started for nothing
     with _spark(settings, stop, short_lived=False) as spark:
         return 0, rebuild(spark, settings)
 

@@ -126,7 +126,7 @@ def test_broker_serves_until_ctrl_c(tmp_path: Path):
     nothing_left_of(home)
 
 
-def test_a_second_stream_is_refused_and_the_first_goes_on(chain: Chain, tmp_path: Path):
+def test_a_second_writer_is_refused_and_the_first_goes_on(chain: Chain, tmp_path: Path):
     env = environment(chain.home)
     settings = Settings.from_env(env)
     more = tmp_path / "more"
@@ -149,13 +149,14 @@ def test_a_second_stream_is_refused_and_the_first_goes_on(chain: Chain, tmp_path
     first = launch("stream", "--trigger", "200 milliseconds", env=env)
     try:
         produce_and_see_it_arrive()
-        second = finished(launch("stream", env=env))
+        others = [finished(launch(name, env=env)) for name in ("stream", "rebuild")]
         produce_and_see_it_arrive()
     finally:
         first.send_signal(signal.SIGINT)
     ended = finished(first)
 
-    assert_trouble(second, "already runs", settings.checkpoints)
+    for refused in others:
+        assert_trouble(refused, "already runs", settings.checkpoints)
     assert ended.code == 0, ended.err
     assert ended.result["records"] == 4
     nothing_left_of(chain.home)

@@ -294,8 +294,8 @@ def exclusive(settings: Settings) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FraudError(
-                f"another `stream` already runs on {settings.checkpoints}: stop it, "
-                "or give this one its own FRAUD_HOME"
+                f"a `stream` or `rebuild` already runs on {settings.checkpoints}: stop "
+                "it, or give this one its own FRAUD_HOME"
             ) from None
         yield
 

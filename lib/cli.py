@@ -30,7 +30,7 @@ def main(stop: Stop, argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         _check_streams()
-        arguments = _arguments(argv)
+        arguments = _parser().parse_args(argv)
         settings = Settings.from_env()
         _log_to_file(settings)
         code, result = arguments.run(arguments, settings, stop)
@@ -234,8 +234,11 @@ def _dashboard(arguments, settings: Settings, stop: Stop):
 
 
 def _rebuild(_arguments, settings: Settings, stop: Stop):
+    from lib.checkpoint import exclusive
     from lib.rebuild import rebuild
 
+    with exclusive(settings):
+        pass  # refused in a second, and not after a JVM has started for nothing
     with _spark(settings, stop, short_lived=False) as spark:
         return 0, rebuild(spark, settings)
 
@@ -335,44 +338,49 @@ class _Stderr(io.TextIOWrapper):
 
 def _check_streams() -> None:
     """Make sure that there is a place for the result, before it is worked for."""
-    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if stream is None:
             # Or the next file that is opened would have its number, and be written to.
             os.open(os.devnull, os.O_RDWR)
-            if number == 2:
-                sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    # Its buffer and not the object, which would close it when it is no longer used.
+    buffer = sys.stderr.buffer if sys.stderr else io.BufferedWriter(io.FileIO(2, "w"))
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    sys.stderr = _Stderr(buffer, encoding, "backslashreplace", line_buffering=True)
     if sys.stdout is None:
         raise FraudError(
             "standard output is closed, and the result goes there: open it, or send "
             "it to /dev/null"
         )
-    err = sys.stderr
-    sys.stderr = _Stderr(
-        err.buffer, err.encoding, err.errors, line_buffering=err.line_buffering
-    )
 
 
 def _print(result: dict[str, object]) -> None:
     line = json.dumps(result, ensure_ascii=False)
     try:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        _to_nowhere(sys.stdout)
-        raise _NoReaderError from error
+        _write(line + "\n")
     except OSError as error:
-        _to_nowhere(sys.stdout)
         raise FraudError(
             f"standard output does not take the result ({error.strerror}), which is "
             f"{line}"
         ) from error
 
 
-def _to_nowhere(stream) -> None:
-    """Or Python would try to write what is left in its buffer when it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+def _write(text: str) -> None:
+    """To standard output, at once.
+
+    Raises:
+        OSError: it does not take it.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # Or Python would try to write what is left in its buffer when it ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if isinstance(error, BrokenPipeError):
+            raise _NoReaderError from error
+        raise
 
 
 def _say(text: str) -> None:
@@ -451,15 +459,15 @@ def _share(text: str) -> float:
     return number
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    try:
-        return _parser().parse_args(argv)
-    finally:
-        sys.stdout.flush()  # --help goes there
+class _Parser(argparse.ArgumentParser):
+    """argparse's own takes it for a success if nobody gets the text of --help."""
+
+    def _print_message(self, message: str, file=None) -> None:
+        (_write if file is sys.stdout else sys.stderr.write)(message)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m lib", description="Real-time fraud signals, one step a command."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -355,7 +355,15 @@ class Laboratory:
         return child
 
     def trial(self, point: str) -> Trial:
-        """One kill at a point, and the recovery from it."""
+        """One kill at a point, and the recovery from it.
+
+        Raises:
+            FraudError: there is no such point, and nothing would ever die there.
+        """
+        if point not in POINTS:
+            raise FraudError(
+                f"a batch does not pass {point!r}: choose from {', '.join(POINTS)}"
+            )
         self.up().ask("catch-up")
         self.die_at(point)
         self.send()

@@ -27,6 +27,10 @@ whole file into memory."""
 
 KEYS_REMEMBERED = 100_000
 FLUSH_SECONDS = 120
+STOP_SECONDS = 3
+"""How long to wait for an acknowledgement, and how long once told to stop."""
+
+POLL_SECONDS = 0.2
 _FAST = {"linger_ms": 20, "batch_size": 256 * 1024}
 
 
@@ -127,7 +131,7 @@ def replay(
         ensure_topic(settings, bootstrap)
         fast = {} if rate else {**_FAST, "partitioner": _Remembering()}
         producer = make_producer(settings, bootstrap, **fast)
-        tally = _Tally()
+        tally = _Tally(stop)
         # The client learns of the topic at the first send; before the clock starts,
         # or the first records would leave in a burst.
         producer.partitions_for(settings.topic)
@@ -142,14 +146,14 @@ def replay(
                     break
                 _send(producer, settings.topic, line, tally)
                 if index % 1000 == 0 or rate:
-                    tally.wait_below(IN_FLIGHT, FLUSH_SECONDS)
+                    tally.wait_below(IN_FLIGHT)
                     on_acked(tally.acked)
         finally:
             # Also when a line is too long: those before it were handed over.
-            _flush(producer, tally)
+            tally.wait_below(0)
             producer.close(timeout=0)
     on_acked(tally.acked)
-    if tally.error:
+    if tally.error and not stop.is_set():
         raise FraudError(
             f"{tally.sent - tally.acked} of {tally.sent} records were not "
             f"acknowledged ({tally.error}): see {settings.log_dir}/kafka-client.log"
@@ -164,9 +168,10 @@ class _Tally:
     lock to count under, would cost a twentieth of the rate.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event) -> None:
         self.sent = 0
         self.acked = 0
+        self._stop = stop
         self.error: BaseException | None = None
         self._on_their_way: deque[FutureRecordMetadata] = deque()
 
@@ -179,19 +184,24 @@ class _Tally:
         """Something went wrong; the first is what will be told."""
         self.error = self.error or error
 
-    def wait_below(self, in_flight: int, timeout: float) -> None:
+    def wait_below(self, in_flight: int) -> None:
         """Count what is done; then wait until at most so many are on their way."""
+        since = time.monotonic()
         while waiting := self._on_their_way:
             first = waiting[0]
             if not first.is_done:
                 if len(waiting) <= in_flight:
                     return
                 with suppress(KafkaError):  # told below
-                    first.get(timeout)
+                    first.get(POLL_SECONDS)
             if not first.is_done:
-                self.fail(TimeoutError(f"no acknowledgement for {timeout:g} s"))
-                return
+                patience = STOP_SECONDS if self._stop.is_set() else FLUSH_SECONDS
+                if time.monotonic() - since > patience:
+                    self.fail(TimeoutError(f"no acknowledgement for {patience} s"))
+                    return
+                continue
             waiting.popleft()
+            since = time.monotonic()
             if first.exception is None:
                 self.acked += 1
             else:
@@ -215,14 +225,6 @@ def _send(producer: KafkaProducer, topic: str, line: bytes, tally: _Tally) -> No
         tally.add(producer.send(topic, value=line, key=account_key(line)))
     except (KafkaError, AssertionError) as error:
         tally.fail(error)
-
-
-def _flush(producer: KafkaProducer, tally: _Tally) -> None:
-    try:
-        producer.flush(timeout=FLUSH_SECONDS)
-    except KafkaError as error:
-        tally.fail(error)
-    tally.wait_below(0, 0 if tally.error else FLUSH_SECONDS)
 
 
 def _opened(path: Path):

@@ -66,7 +66,11 @@ class Dashboard:
             FraudError: the port is taken, or the page does not start.
         """
         self.launch()
-        return self.wait()
+        try:
+            return self.wait()
+        except BaseException:  # Ctrl-C, say
+            self.stop()
+            raise
 
     def launch(self) -> None:
         """Start it; `wait` tells when it answers.
@@ -176,9 +180,9 @@ def _end_with_parent() -> None:
 
 def main(port: str) -> None:
     """Run the page in this process."""
-    from streamlit.web import cli
-
     _end_with_parent()
+    from streamlit.web import cli  # seconds, in which the parent may end
+
     options = {
         "server.port": port,
         "server.address": HOST,

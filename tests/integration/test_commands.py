@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import Settings
+from lib.cli import NO_READER
+from lib.config import ROOT, Settings
 from lib.query import QUERY
 from tests.integration.conftest import GARBAGE, Chain
 from tests.integration.helpers import (
+    PYTHON,
     assert_trouble,
     environment,
     eventually,
@@ -123,7 +126,7 @@ def test_broker_serves_until_ctrl_c(tmp_path: Path):
     nothing_left_of(home)
 
 
-def test_a_second_stream_is_refused_and_the_first_goes_on(chain: Chain, tmp_path: Path):
+def test_a_second_writer_is_refused_and_the_first_goes_on(chain: Chain, tmp_path: Path):
     env = environment(chain.home)
     settings = Settings.from_env(env)
     more = tmp_path / "more"
@@ -146,13 +149,14 @@ def test_a_second_stream_is_refused_and_the_first_goes_on(chain: Chain, tmp_path
     first = launch("stream", "--trigger", "200 milliseconds", env=env)
     try:
         produce_and_see_it_arrive()
-        second = finished(launch("stream", env=env))
+        others = [finished(launch(name, env=env)) for name in ("stream", "rebuild")]
         produce_and_see_it_arrive()
     finally:
         first.send_signal(signal.SIGINT)
     ended = finished(first)
 
-    assert_trouble(second, "already runs", settings.checkpoints)
+    for refused in others:
+        assert_trouble(refused, "already runs", settings.checkpoints)
     assert ended.code == 0, ended.err
     assert ended.result["records"] == 4
     nothing_left_of(chain.home)
@@ -238,6 +242,65 @@ def test_no_space_left(tmp_path: Path, options: str):
 
     assert "no space" in ran.err.lower()
     assert_trouble(ran, "FRAUD_HOME")
+
+
+SHORT = ["generate", "--events", 10, "--accounts", 2, "--seed", 7, "--out"]
+SHELL = ["sh", "-c"]
+
+
+def test_a_result_for_which_there_is_no_space(tmp_path: Path):
+    to_a_full_disk = [*SHELL, 'exec "$@" > /dev/full', "sh"]
+
+    ran = run(*SHORT, tmp_path, env=environment(tmp_path), prefix=to_a_full_disk)
+
+    assert_trouble(ran, "standard output", "No space left", '"events": 10')
+
+
+def test_help_for_which_there_is_no_space(tmp_path: Path):
+    to_a_full_disk = [*SHELL, 'exec "$@" > /dev/full', "sh"]
+
+    assert_trouble(run("--help", env=environment(tmp_path), prefix=to_a_full_disk))
+
+
+def test_a_result_that_nobody_reads(tmp_path: Path):
+    """As behind ``| head -1``, which ends when it has what it wants."""
+    for words in ([*SHORT, tmp_path], ["--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+
+        done = subprocess.run(
+            [PYTHON, "-m", "lib", *map(str, words)],
+            env=environment(tmp_path),
+            cwd=ROOT,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+        )
+        os.close(writer)
+
+        assert (done.returncode, done.stderr) == (NO_READER, b""), words
+
+
+def test_a_closed_standard_output_is_refused_before_the_work(tmp_path: Path):
+    closed = [*SHELL, 'exec "$@" >&-', "sh"]
+
+    ran = run(*SHORT, tmp_path / "out", env=environment(tmp_path), prefix=closed)
+
+    assert_trouble(ran, "standard output is closed")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lost", ["2>&-", "2> /dev/full", "<&-"])
+def test_progress_that_nobody_sees_stops_no_command(
+    settings: Settings, bootstrap: str, tmp_path: Path, lost: str
+):
+    (tmp_path / "one").write_bytes(line())
+    given = {"FRAUD_KAFKA": bootstrap, "FRAUD_TOPIC": settings.topic}
+    env = environment(tmp_path / "home", **given)
+    without = [*SHELL, f'exec "$@" {lost}', "sh"]
+
+    ran = run("produce", tmp_path / "one", env=env, prefix=without)
+
+    assert (ran.code, ran.result["acked"]) == (0, 1)
 
 
 @pytest.mark.parametrize("name", ["produce", "stream"])

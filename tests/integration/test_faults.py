@@ -13,6 +13,7 @@ import pytest
 
 from lib import chaos
 from lib.config import Settings
+from lib.errors import FraudError
 from lib.faults import Laboratory, laboratory
 
 
@@ -40,6 +41,12 @@ def test_a_kill_changes_nothing(lab: Laboratory, point: str, workers_files: bool
     lab.workers_files = workers_files  # the way of the rows in the process that is next
 
     assert lab.trial(point).damage == chaos.NO_DAMAGE
+
+
+def test_a_point_that_no_batch_passes(lab: Laboratory):
+    """One point in the place of notebook 04's list of them is a list of letters."""
+    with pytest.raises(FraudError, match=r"'a'.*after silver/scored"):
+        lab.trial("a")
 
 
 @pytest.mark.parametrize(

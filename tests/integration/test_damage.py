@@ -307,7 +307,7 @@ def test_the_remedy_for_a_lost_commit_loses_nothing(
     with pytest.raises(FraudError, match="rebuild"):
         drain(spark, settings, bootstrap)
 
-    rebuild(spark, settings, bootstrap)
+    rebuild(spark, settings)
     shutil.rmtree(settings.checkpoint(QUERY))
     drain(spark, settings, bootstrap)
 

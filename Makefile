@@ -8,6 +8,14 @@ STAMP := .venv/.ready
 
 # Without the compiled modules every start of Python takes seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
+# Packages of another installation would come before those of .venv.
+unexport PYTHONPATH PYTHONHOME
+
+# The certificates of a network of its own, by the one name that uv knows; pip and
+# `lib.jars` know all four.
+ifneq ($(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),$(CURL_CA_BUNDLE)),)
+export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),$(CURL_CA_BUNDLE))
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cluster marts dbt-docs lab test lint bench figures lock sbom \
@@ -56,7 +64,7 @@ AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 	@$(BIN)/python -m lib.jars fetch --s3
 	@rm -rf executed && cp -R notebooks executed
-	@FRAUD_HOME=$(CURDIR)/.data/test PLOTLY_RENDERER=plotly_mimetype+notebook \
+	@FRAUD_HOME="$$PWD/.data/test" PLOTLY_RENDERER=plotly_mimetype+notebook \
 		$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite \
 		--nbmake-timeout=600 executed tests
 

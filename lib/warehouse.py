@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from lib.config import ROOT, Settings
 from lib.dbt_report import Marts, freshness_of, nodes_of, one_line, raise_error
 from lib.errors import FraudError
-from lib.registry import in_memory, register, restore, table_bytes
+from lib.registry import in_memory, quotable, register, restore, table_bytes
 from lib.spark import FEW_ROWS, properties
 
 PROJECT = ROOT / "dbt"
@@ -172,7 +172,7 @@ def _dbt(
         "--profiles-dir": project,
         "--target-path": target_folder(settings),
         "--log-path": settings.log_dir / "dbt",
-        "--vars": json.dumps({"lake": settings.lake, **(variables or {})}),
+        "--vars": json.dumps({"lake": quotable(settings.lake), **(variables or {})}),
         "--log-level": "none",
         "--log-level-file": "info",
     }

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 _IMPOSSIBLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\\[\]^|{}*?:\"`<>$]|%[0-9A-Fa-f]{2}"
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\\[\]^|:\"`]|%[0-9A-Za-z]|\$\{"
 )
 """See `trouble_with`."""
 
@@ -159,8 +159,9 @@ def local_path(uri: str) -> Path | None:
 def trouble_with(path: Path) -> str:
     """What keeps a program on the way from using a folder of this name; or nothing.
 
-    delta-rs makes addresses of its paths that some characters are not part of, and
-    takes ``%41`` for ``A``; Hadoop and log4j see patterns in others.
+    delta-rs makes addresses of its paths that some characters can't be part of, and
+    takes ``%41`` for ``A``; log4j sees a pattern in ``%d`` and a variable in ``${``; a
+    colon separates the parts of a class path.
     """
     text = str(path)
     try:

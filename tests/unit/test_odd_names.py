@@ -44,7 +44,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     lake.append(TABLE, rows(1, 2), Batch("app", 1))
     lake.append(TABLE, rows(3), Batch("app", 2))
     keys = ("account_id", "event_id")
-    how = Upsert(keys, ("offset",), ("offset",), (1,), (1,), (), ())
+    how = Upsert(keys, ("offset",), ("offset",), (1,), (1,), (9,), ())
     changed = rows(3, 4).append_column("kind", pa.array([1, 1], pa.int32()))
     lake.upsert(TABLE, changed, how, Batch("app", 3))
     return settings

@@ -1,6 +1,8 @@
 # `make` alone lists what there is. Everything lands in .venv, .jars and .data.
 
 PYTHON ?= python3
+# Packages are run as `python -m …`: their scripts in .venv/bin name Python by its path,
+# which does not survive every character of a folder's name.
 BIN := .venv/bin
 RUN := $(BIN)/python -m lib
 UV := 0.13.9
@@ -38,7 +40,7 @@ $(STAMP): requirements.txt jars.lock pyproject.toml
 	@$(BIN)/python -m compileall -q lib
 	@$(BIN)/python -c 'import lib.demo, lib.warehouse, streamlit.web.cli'
 	@$(BIN)/python -m lib.archive
-	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/pre-commit install >/dev/null 2>&1 || true; fi
+	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/python -m pre_commit install >/dev/null 2>&1 || true; fi
 	@touch $(STAMP)
 
 demo: setup  ## broker, stream, dashboard and live cards; Ctrl-C ends it, with the books
@@ -54,7 +56,7 @@ cluster: setup  ## three brokers, a Spark master and two workers, until Ctrl-C
 	@$(RUN) cluster
 
 lab: setup  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
+	@$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
 
 # Files of tests that run at the same time. Each has a broker and a Spark of its own, so
 # give each 4 GB of memory.
@@ -71,7 +73,7 @@ test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
 	@$(BIN)/ruff format --check lib tests bench docs notebooks conftest.py
 	@$(BIN)/ruff check lib tests bench docs notebooks conftest.py
-	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests snapshots
+	@cd dbt && ../$(BIN)/python -m sqlfluff lint --disable-progress-bar models tests snapshots
 
 bench: setup  ## throughput of producer and stream on this machine
 	@$(BIN)/python -m bench

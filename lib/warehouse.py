@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -133,7 +133,14 @@ def mart_names(project: Path = PROJECT) -> list[str]:
 
 def preload() -> None:
     """Begin to import dbt, which takes seconds, while the caller waits for a JVM."""
-    threading.Thread(target=_runner, name="import dbt").start()
+
+    def begin() -> None:
+        # What fails here fails again where dbt is needed. And if no JVM starts, this
+        # one fails because the program ends: Python takes no more exit handlers then.
+        with suppress(Exception):
+            _runner()
+
+    threading.Thread(target=begin, name="import dbt").start()
 
 
 # -- dbt ----------------------------------------------------------------------------

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from pyspark.sql import types as T
+from deltalake import DeltaTable, write_deltalake
 
+from lib import datafiles
 from lib.config import Settings
 from lib.dashboard.follow import Follower, rows_of
-from lib.lake import Batch, LocalLake, Upsert
 from lib.registry import quotable
 from lib.spark import java_options
-from lib.truth import _rows
 from tests.integration.helpers import ODD_NAME
 
 TABLE = "silver/scored"
-SCHEMA = T.StructType(
-    [
-        T.StructField("account_id", T.StringType()),
-        T.StructField("event_id", T.StringType()),
-        T.StructField("offset", T.LongType()),
-    ]
-)
 
 
 def rows(*offsets: int) -> pa.Table:
@@ -36,27 +28,29 @@ def rows(*offsets: int) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Two appends and an upsert."""
+    """A table of two commits."""
     home = tmp_path_factory.mktemp("odd") / ODD_NAME
     settings = Settings.from_env({"FRAUD_HOME": str(home)})
-    lake = LocalLake(settings)
-    lake.create(TABLE, SCHEMA)
-    lake.append(TABLE, rows(1, 2), Batch("app", 1))
-    lake.append(TABLE, rows(3), Batch("app", 2))
-    keys = ("account_id", "event_id")
-    how = Upsert(keys, ("offset",), ("offset",), (1,), (1,), (9,), ())
-    changed = rows(3, 4).append_column("kind", pa.array([1, 1], pa.int32()))
-    lake.upsert(TABLE, changed, how, Batch("app", 3))
+    for part in (rows(1, 2), rows(3)):
+        write_deltalake(settings.table(TABLE), part, mode="append")
     return settings
 
 
 def test_all_rows_are_found(settings: Settings):
-    lake = LocalLake(settings)
-    found = pa.concat_tables(lake.scan(TABLE, ["offset"]))["offset"].to_pylist()
+    table = DeltaTable(settings.table(TABLE))
+    found = pa.concat_tables(datafiles.scan(table, ["offset"]))["offset"].to_pylist()
+    near = datafiles.near(table, "offset", [2, 3], ["offset"])["offset"].to_pylist()
 
-    assert sorted(found) == [1, 2, 3, 4]
-    assert lake.at(TABLE, [2, 4], ["offset"])["offset"].to_pylist() == [4, 2]
-    assert len(_rows(settings, TABLE, ())) == 4
+    assert sorted(found) == [1, 2, 3]
+    assert sorted(near) == [2, 3]
+
+
+def test_every_file_is_known_and_whole(settings: Settings):
+    table = DeltaTable(settings.table(TABLE))
+
+    assert datafiles.broken_file(table) is None
+    # A file that is younger than the last commit is news only if no commit names it.
+    assert list(datafiles.unnamed(table)) == []
 
 
 def test_the_page_follows_it(settings: Settings):
@@ -64,8 +58,8 @@ def test_the_page_follows_it(settings: Settings):
     for change in follower.poll():
         for file in getattr(change, "added", ()):
             assert list(follower.read(file, ["offset"]))
-    assert follower.version == 3
-    assert sum(map(len, rows_of(settings.table(TABLE), "ACCT_1", ["offset"]))) == 4
+    assert follower.version == 1
+    assert sum(map(len, rows_of(settings.table(TABLE), "ACCT_1", ["offset"]))) == 3
 
 
 def test_it_stands_in_sql_and_among_the_options_of_a_jvm():

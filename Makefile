@@ -1,6 +1,8 @@
 # `make` alone lists what there is. Everything lands in .venv, .jars and .data.
 
 PYTHON ?= python3
+# Packages are run as `python -m …`: their scripts in .venv/bin name Python by its path,
+# which does not survive every character of a folder's name.
 BIN := .venv/bin
 RUN := $(BIN)/python -m lib
 UV := 0.13.9
@@ -8,6 +10,14 @@ STAMP := .venv/.ready
 
 # Without the compiled modules every start of Python takes seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
+# Packages of another installation would come before those of .venv.
+unexport PYTHONPATH PYTHONHOME
+
+# The certificates of a network of its own, by the one name that uv knows; pip and
+# `lib.jars` know all four.
+ifneq ($(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),$(CURL_CA_BUNDLE)),)
+export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),$(CURL_CA_BUNDLE))
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo cluster marts dbt-docs lab test lint bench figures lock sbom \
@@ -30,7 +40,7 @@ $(STAMP): requirements.txt jars.lock pyproject.toml
 	@$(BIN)/python -m compileall -q lib
 	@$(BIN)/python -c 'import lib.demo, lib.warehouse, streamlit.web.cli'
 	@$(BIN)/python -m lib.archive
-	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/pre-commit install >/dev/null 2>&1 || true; fi
+	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/python -m pre_commit install >/dev/null 2>&1 || true; fi
 	@touch $(STAMP)
 
 demo: setup  ## broker, stream, dashboard and live cards; Ctrl-C ends it, with the books
@@ -46,7 +56,7 @@ cluster: setup  ## three brokers, a Spark master and two workers, until Ctrl-C
 	@$(RUN) cluster
 
 lab: setup  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
+	@$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
 
 # Files of tests that run at the same time. Each has a broker and a Spark of its own, so
 # give each 4 GB of memory.
@@ -56,14 +66,14 @@ AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 	@$(BIN)/python -m lib.jars fetch --s3
 	@rm -rf executed && cp -R notebooks executed
-	@FRAUD_HOME=$(CURDIR)/.data/test PLOTLY_RENDERER=plotly_mimetype+notebook \
+	@FRAUD_HOME="$$PWD/.data/test" PLOTLY_RENDERER=plotly_mimetype+notebook \
 		$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite \
 		--nbmake-timeout=600 executed tests
 
 lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
 	@$(BIN)/ruff format --check lib tests bench docs notebooks conftest.py
 	@$(BIN)/ruff check lib tests bench docs notebooks conftest.py
-	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests snapshots
+	@cd dbt && ../$(BIN)/python -m sqlfluff lint --disable-progress-bar models tests snapshots
 
 bench: setup  ## throughput of producer and stream on this machine
 	@$(BIN)/python -m bench

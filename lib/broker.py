@@ -28,6 +28,7 @@ from lib.errors import FraudError
 from lib.jars import class_path
 from lib.java import find_java
 from lib.security import ADMIN, Locks, grant
+from lib.surroundings import jvm_locale
 
 HEAP_MB = 256
 READY_SECONDS = 60
@@ -47,7 +48,8 @@ advertised.listeners=BROKER://127.0.0.1:{broker}
 listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=BROKER
 controller.listener.names=CONTROLLER
-log.dirs={data}
+# Relative to where the broker is started: a comma would separate two folders.
+log.dirs=data
 auto.create.topics.enable=false
 default.replication.factor=1
 offsets.topic.replication.factor=1
@@ -240,7 +242,6 @@ class Broker:
         text = _PROPERTIES.format(
             broker=broker,
             controller=controller,
-            data=str(data).replace("\\", "\\\\"),
             largest=clients.MAX_RECORD_BYTES,
             ahead=clients.AHEAD_MS,
         )
@@ -255,7 +256,13 @@ class Broker:
         command += ["--config", str(config), f"--cluster-id={new_cluster_id()}"]
         command += ["--ignore-formatted"]
         command += self.locks.format_arguments() if self.locks else []
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            cwd=self._dir,
+            env=os.environ | jvm_locale(),
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:]
             raise FraudError(
@@ -286,6 +293,8 @@ class Broker:
                 stdout=log,
                 stderr=log,
                 bufsize=0,
+                cwd=self._dir,
+                env=os.environ | jvm_locale(),
                 # The guard inherits the lock, so the home stays taken exactly as
                 # long as the broker runs.
                 pass_fds=[lock.fileno()],

@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
 import websocket
 
 from lib.errors import FraudError
+from lib.loopback import NAMES as LOOPBACK
+from lib.loopback import open_url
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
@@ -73,7 +74,10 @@ class Browser:
         )
         try:
             self._socket = websocket.create_connection(
-                self._page_address(), suppress_origin=True, timeout=START_SECONDS
+                self._page_address(),
+                suppress_origin=True,
+                timeout=START_SECONDS,
+                http_no_proxy=list(LOOPBACK),
             )
             for domain in ("Page", "Runtime", "Log"):
                 self.command(f"{domain}.enable")
@@ -180,7 +184,7 @@ class Browser:
         while time.monotonic() < deadline and self._process.poll() is None:
             if told.exists() and (lines := told.read_text().split()):
                 address = f"http://127.0.0.1:{lines[0]}/json/list"
-                with urllib.request.urlopen(address, timeout=START_SECONDS) as answer:
+                with open_url(address, START_SECONDS) as answer:
                     pages = [p for p in json.load(answer) if p["type"] == "page"]
                 if pages:
                     return pages[0]["webSocketDebuggerUrl"]

@@ -19,6 +19,7 @@ from lib.errors import FraudError
 from lib.events import mask_accounts
 from lib.logs import MaskingFormatter
 from lib.stop import INTERRUPTED, Stop
+from lib.surroundings import leave_out, on_this_machine, own_packages_first
 
 _INTERVAL = re.compile(
     r"(\d+ *(microsecond|millisecond|second|minute|hour|day|week)s? *)+", re.IGNORECASE
@@ -31,8 +32,13 @@ def main(stop: Stop, argv: list[str] | None = None) -> int:
     try:
         _check_streams()
         arguments = _parser().parse_args(argv)
-        settings = Settings.from_env()
-        _log_to_file(settings)
+        own_packages_first()
+        # `doctor` is for a machine on which nothing else does: it lists what it finds.
+        looks_only = arguments.run is _doctor
+        settings = Settings.from_env(check=not looks_only)
+        arguments.left_out = leave_out(on_this_machine(settings))
+        if not looks_only:
+            _log_to_file(settings)
         code, result = arguments.run(arguments, settings, stop)
         if result is not None:
             _print(result)
@@ -274,10 +280,10 @@ def _demo(arguments, settings: Settings, stop: Stop):
     return (INTERRUPTED if cut_short else int(not result["balanced"])), result
 
 
-def _doctor(_arguments, settings: Settings, stop: Stop):
+def _doctor(arguments, settings: Settings, stop: Stop):
     from lib.doctor import checks
 
-    found = checks(settings)
+    found = checks(settings, arguments.left_out)
     for check in found:
         mark = "ok  " if check.ok else "FAIL"
         _say(f"{mark} {check.name}: {check.found}")
@@ -355,6 +361,10 @@ def _check_streams() -> None:
 
 def _print(result: dict[str, object]) -> None:
     line = json.dumps(result, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a folder's name, which JSON can say in ASCII
+        line = json.dumps(result)
     try:
         _write(line + "\n")
     except OSError as error:

@@ -20,6 +20,7 @@ from kafka.errors import (
     TopicAlreadyExistsError,
 )
 
+from lib import java_properties
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.logs import MaskingFormatter
@@ -62,7 +63,7 @@ _PYTHON_NAMES = {
 
 
 def read_properties(path: Path | None) -> dict[str, str]:
-    """A Java properties file as a dict (``key=value``, ``#`` comments, ``\\`` joins).
+    """A Java properties file as a dict, see `lib.java_properties`.
 
     Raises:
         FraudError: the file can't be read.
@@ -70,18 +71,15 @@ def read_properties(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        text = path.read_text()
+        content = path.read_bytes()
     except OSError as error:
         raise FraudError(
             f"can't read FRAUD_KAFKA_PROPERTIES {path}: {error.strerror}"
         ) from error
-    joined = re.sub(r"\\\r?\n\s*", "", text)
-    pairs = {}
-    for line in map(str.strip, joined.splitlines()):
-        if line and line[0] not in "#!":
-            key, _, value = line.partition("=")
-            pairs[key.strip()] = value.strip()
-    return pairs
+    try:
+        return java_properties.parse(content.decode())
+    except UnicodeDecodeError:
+        return java_properties.parse(content.decode("iso-8859-1"))
 
 
 def spark_options(settings: Settings, bootstrap: str) -> dict[str, str]:

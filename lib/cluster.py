@@ -13,10 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
-import pyspark
 from kafka.errors import KafkaError
 
 from lib import clients, guard
@@ -24,6 +22,8 @@ from lib.broker import free_ports, is_formatted, kafka_java, new_cluster_id
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.java import find_java, java_env
+from lib.loopback import open_url
+from lib.surroundings import jvm_locale, leave_out, spark_home
 
 BROKERS, WORKERS = 3, 2
 WORKER_CORES, WORKER_MEMORY = 1, "768m"
@@ -41,7 +41,7 @@ advertised.listeners=BROKER://127.0.0.1:{broker}
 listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=BROKER
 controller.listener.names=CONTROLLER
-log.dirs={data}
+log.dirs=data-{node}
 auto.create.topics.enable=false
 # A record is acknowledged when two of three have it: one may die and nothing is lost,
 # and nobody waits for it.
@@ -88,7 +88,8 @@ class Daemon:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(env or {})},
+                cwd=self.log.parent,
+                env={**os.environ, **jvm_locale(), **(env or {})},
                 start_new_session=True,
             )
         return self
@@ -142,6 +143,7 @@ class Cluster:
         Raises:
             FraudError: another cluster runs in this home, or a process ended.
         """
+        leave_out(alone=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         self.settings.log_dir.mkdir(parents=True, exist_ok=True)
         self._lock = (self._folder / "lock").open("a")
@@ -215,7 +217,7 @@ class Cluster:
     def _workers_alive(self) -> int:
         url = f"http://127.0.0.1:{self._ui_port}/json/"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with open_url(url, timeout=5) as answer:
                 return json.load(answer)["aliveworkers"]
         except (OSError, ValueError):
             return 0
@@ -234,7 +236,6 @@ class Cluster:
                 voters=voters,
                 broker=broker,
                 controller=controller,
-                data=self._folder / f"data-{node}",
                 largest=clients.MAX_RECORD_BYTES,
                 ahead=clients.AHEAD_MS,
             )
@@ -260,7 +261,12 @@ class Cluster:
             command += [f"--cluster-id={cluster_id.read_text()}"]
             if not is_formatted(self._folder / f"data-{node}"):
                 running[config] = subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                    command,
+                    cwd=self._folder,
+                    env=os.environ | jvm_locale(),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
                 )
         try:
             for config, process in running.items():
@@ -311,15 +317,14 @@ def spark_daemon(
         main: its class, e.g. ``org.apache.spark.deploy.master.Master``.
         arguments: the class's own.
     """
-    spark_home = Path(pyspark.__file__).parent
     variables = java_env(find_java(), log) | {
-        "SPARK_HOME": str(spark_home),
+        "SPARK_HOME": str(spark_home()),
         "SPARK_DAEMON_MEMORY": DAEMON_MEMORY,
         # Jobs come from drivers, not over HTTP.
         "SPARK_MASTER_OPTS": "-Dspark.master.rest.enabled=false",
         "PYSPARK_PYTHON": sys.executable,
     }
-    script = spark_home / "bin" / "spark-class"
+    script = spark_home() / "bin" / "spark-class"
     return ["bash", str(script), main, *arguments], variables
 
 
@@ -327,6 +332,7 @@ def main(arguments: list[str]) -> int:
     """Entry of ``python -m lib.cluster CLASS ARGUMENTS``: become that Spark daemon,
     as one machine of a real cluster (or one container) does."""
     log = Settings.from_env().log_dir / "spark-daemon.log"
+    leave_out(alone=False)
     command, variables = spark_daemon(log, *arguments)
     os.environ.update(variables)
     os.execvp(command[0], command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,15 @@ from lib.errors import FraudError
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root: fixtures, locked jars and the default home live below it."""
+
+
+_IMPOSSIBLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\\[\]^|:\"`]|%[0-9A-Za-z]|\$\{"
+)
+"""See `trouble_with`."""
+
+_LONGEST = 255
+"""Bytes of a file's name, on all file systems in use."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +50,22 @@ class Settings:
     master: str
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+    def from_env(
+        cls, env: Mapping[str, str] | None = None, *, check: bool = True
+    ) -> Settings:
         """Read the FRAUD_* variables; an empty variable counts as unset.
 
+        Args:
+            env: the variables; by default this process's.
+            check: False for settings that may not do, see `check`.
+
         Raises:
-            FraudError: FRAUD_KAFKA_PROPERTIES names no readable file.
+            FraudError: the settings can't be used.
         """
         env = os.environ if env is None else env
         home = Path(env.get("FRAUD_HOME") or ROOT / ".data").expanduser().absolute()
         properties = env.get("FRAUD_KAFKA_PROPERTIES") or None
-        if properties is not None and not os.access(properties, os.R_OK):
-            raise FraudError(
-                f"FRAUD_KAFKA_PROPERTIES names {properties}, which can't be read: "
-                "correct the path or unset the variable"
-            )
-        return cls(
+        settings = cls(
             home=home,
             kafka=env.get("FRAUD_KAFKA", "").strip(),
             kafka_properties=Path(properties).absolute() if properties else None,
@@ -63,6 +74,35 @@ class Settings:
             checkpoints=_location(env.get("FRAUD_CHECKPOINTS"), home / "checkpoints"),
             master=env.get("FRAUD_SPARK_MASTER") or "local[*]",
         )
+        if check:
+            settings.check()
+        return settings
+
+    def check(self) -> None:
+        """See that the folders have names that every program on the way can use.
+
+        Raises:
+            FraudError: a folder has not, or FRAUD_KAFKA_PROPERTIES names no file that
+                can be read.
+        """
+        folders = {
+            "FRAUD_HOME": str(self.home),
+            "FRAUD_LAKE": self.lake,
+            "FRAUD_CHECKPOINTS": self.checkpoints,
+        }
+        for variable, folder in folders.items():
+            path = local_path(folder)
+            if path is not None and (trouble := trouble_with(path)):
+                raise FraudError(
+                    f"the folder {shown(path)} has {trouble}: set {variable} to a "
+                    "folder without"
+                )
+        properties = self.kafka_properties
+        if properties is not None and not os.access(properties, os.R_OK):
+            raise FraudError(
+                f"FRAUD_KAFKA_PROPERTIES names {shown(properties)}, which can't be "
+                "read: correct the path or unset the variable"
+            )
 
     def as_env(self) -> dict[str, str]:
         """The variables from which ``from_env`` makes these settings again."""
@@ -116,13 +156,46 @@ def local_path(uri: str) -> Path | None:
     return Path(uri) if not parsed.scheme or uri.startswith("/") else None
 
 
+def trouble_with(path: Path) -> str:
+    """What keeps a program on the way from using a folder of this name; or nothing.
+
+    delta-rs makes addresses of its paths that some characters can't be part of, and
+    takes ``%41`` for ``A``; log4j sees a pattern in ``%d`` and a variable in ``${``; a
+    colon separates the parts of a class path.
+    """
+    text = str(path)
+    try:
+        if os.fsencode(text) != text.encode():
+            return f"a name that is not read as UTF-8 here ({_encoding()})"
+    except UnicodeEncodeError:
+        return "a name that is not UTF-8"
+    if any(len(os.fsencode(part)) > _LONGEST for part in path.parts):
+        return f"a name longer than {_LONGEST} bytes"
+    if found := _IMPOSSIBLE.search(text):
+        return f"{found.group()!r} in its name, which not every program can read"
+    return ""
+
+
+def shown(path: Path) -> str:
+    """The path in one line of letters that any terminal takes."""
+    text = str(path).encode(errors="backslashreplace").decode()
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _encoding() -> str:
+    return f"names are {sys.getfilesystemencoding()}; LC_ALL=C.UTF-8 helps"
+
+
 def _location(value: str | None, default: Path) -> str:
-    """A URI as it stands; a path made absolute, because Spark's workers and a
-    notebook do not share a current folder."""
+    """A URI as it stands; a local path made absolute, because Spark's workers and a
+    notebook do not share a current folder.
+
+    A ``file:`` URI becomes the path that it names: Spark does not decode ``%20`` in
+    one, others do.
+    """
     if not value:
         return str(default)
-    value = value.rstrip("/")
     path = local_path(value)
-    if path is None or value.startswith("file:"):
-        return value
+    if path is None:
+        return value.rstrip("/")
     return str(path.expanduser().absolute())

@@ -38,7 +38,7 @@ def scan(table: DeltaTable, columns: Sequence[str]) -> Iterator[pa.Table]:
         return
     # File by file, and not as a dataset: its threads outlive an iterator that is
     # left early, and then Python does not end cleanly.
-    for path in table.file_uris():
+    for path in paths(table):
         yield _read(table, path, columns)
 
 
@@ -87,6 +87,17 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def paths(table: DeltaTable) -> list[str]:
+    """The data files of a table on a local disk.
+
+    delta-rs's own ``file_uris`` are percent-encoded where the folder's name has a
+    space or a letter that is not ASCII's, and no file system knows such names.
+    """
+    root = local_path(table.table_uri)
+    names = pa.table(table.get_add_actions())["path"].to_pylist()
+    return [str(root / unquote(name)) for name in names]
+
+
 def has_deletion_vectors(table: DeltaTable) -> bool:
     """Whether rows of the table's files are marked as deleted, beside the files."""
     if "deletionVectors" not in (table.protocol().reader_features or []):
@@ -108,7 +119,7 @@ def unnamed(table: DeltaTable) -> Iterator[pq.ParquetFile]:
     commit = folder / LOG / f"{table.version():020d}.json"
     if not commit.exists():
         return
-    last, named = commit.stat().st_mtime_ns, set(table.file_uris())
+    last, named = commit.stat().st_mtime_ns, set(paths(table))
     for path in folder.glob("*.parquet"):
         if str(path) not in named and path.stat().st_mtime_ns > last:
             with suppress(pa.ArrowException, OSError):  # half a file was never whole
@@ -118,7 +129,7 @@ def unnamed(table: DeltaTable) -> Iterator[pq.ParquetFile]:
 def broken_file(table: DeltaTable) -> FraudError | None:
     """The error that names the first data file whose footer can't be read; None if all
     can. For a reader that only says that one of them can't."""
-    for path in table.file_uris():
+    for path in paths(table):
         try:
             pq.read_metadata(path)
         except (pa.ArrowException, OSError) as error:

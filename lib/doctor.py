@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lib import archive, clients, jars
-from lib.config import ROOT, Settings
+from lib.config import ROOT, Settings, shown, trouble_with
 from lib.errors import FraudError
-from lib.java import find_java
+from lib.java import JAVA_VARIABLES, find_java
 
 PYTHONS = ((3, 11), (3, 13))
 MIN_MEMORY_GB = 4
 MIN_DISK_GB = 2
+MIN_OPEN_FILES = 1024
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,17 @@ class Check:
         return asdict(self)
 
 
-def checks(settings: Settings) -> list[Check]:
-    """Look at all that a run needs; never raises for what it finds."""
+def checks(settings: Settings, left_out: Sequence[str] = ()) -> list[Check]:
+    """Look at all that a run needs; never raises for what it finds.
+
+    Args:
+        settings: those that a run would have, usable or not.
+        left_out: variables of other installations, see `lib.surroundings`.
+    """
     looks: dict[str, Callable[[Settings], Check]] = {
         "python": _python,
+        "settings": _settings,
+        "checkout": _checkout,
         "virtual environment": _venv,
         "java": _java,
         "jars": _jars,
@@ -46,6 +55,8 @@ def checks(settings: Settings) -> list[Check]:
         "memory": _memory,
         "disk": _disk,
         "loopback": _loopback,
+        "open files": _open_files,
+        "other installations": lambda _settings: _others(left_out),
         "kafka": _kafka,
     }
     found = []
@@ -53,9 +64,24 @@ def checks(settings: Settings) -> list[Check]:
         try:
             found.append(look(settings))
         except FraudError as error:
-            what, _, remedy = str(error).partition(": ")
-            found.append(Check(name, False, what, remedy or what))
+            what, _, remedy = str(error).rpartition(": ")
+            found.append(Check(name, False, what or remedy, remedy))
+        except OSError as error:
+            found.append(Check(name, False, str(error), "correct it"))
     return found
+
+
+def _settings(settings: Settings) -> Check:
+    settings.check()
+    return Check("settings", True, f"FRAUD_HOME is {shown(settings.home)}")
+
+
+def _checkout(_settings: Settings) -> Check:
+    for folder in (ROOT, Path(sys.prefix)):
+        if trouble := trouble_with(folder):
+            found = f"{shown(folder)} has {trouble}"
+            return Check("checkout", False, found, "move the repository elsewhere")
+    return Check("checkout", True, str(ROOT))
 
 
 def _python(_settings: Settings) -> Check:
@@ -102,11 +128,11 @@ def _memory(_settings: Settings) -> Check:
 
 def _disk(settings: Settings) -> Check:
     folder = settings.home
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
     gigabytes = shutil.disk_usage(folder).free / 2**30
     ok = gigabytes >= MIN_DISK_GB and os.access(folder, os.W_OK)
-    found = f"{gigabytes:.1f} GB free in {folder}"
+    found = f"{gigabytes:.1f} GB free in {shown(folder)}"
     if not os.access(folder, os.W_OK):
         found += ", not writable"
     remedy = f"set FRAUD_HOME to a writable folder with {MIN_DISK_GB} GB"
@@ -121,6 +147,23 @@ def _loopback(_settings: Settings) -> Check:
             "loopback", False, str(error), "allow programs to listen on 127.0.0.1"
         )
     return Check("loopback", True, "127.0.0.1 gives ports")
+
+
+def _open_files(_settings: Settings) -> Check:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ok = soft == resource.RLIM_INFINITY or soft >= MIN_OPEN_FILES
+    found = f"{soft} files and sockets at once for each process"
+    remedy = f"`ulimit -n {MIN_OPEN_FILES}` before the command"
+    return Check("open files", ok, found, "" if ok else remedy)
+
+
+def _others(left_out: Sequence[str]) -> Check:
+    """What is in the environment of another Spark's, and of every Java's."""
+    obeyed = [name for name in JAVA_VARIABLES if os.environ.get(name)]
+    found = f"ignored: {', '.join(left_out)}" if left_out else "nothing to be ignored"
+    if obeyed:
+        found += f"; every Java obeys {', '.join(obeyed)}"
+    return Check("other installations", True, found)
 
 
 def _kafka(settings: Settings) -> Check:

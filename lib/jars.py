@@ -28,6 +28,7 @@ from lib.config import ROOT
 from lib.errors import FraudError
 from lib.java import find_java
 from lib.stop import run
+from lib.surroundings import jvm_locale
 
 LOCK_FILE = ROOT / "jars.lock"
 JAR_DIR = ROOT / ".jars"
@@ -208,6 +209,20 @@ def _retrieve(
     sizes: dict[str, int] | None = None,
 ) -> None:
     """Run Ivy for the coordinates; files land in ``target`` by _FILE_PATTERN."""
+    with tempfile.TemporaryDirectory() as folder:
+        _run_ivy(coordinates, target, Path(folder), transitive, sizes)
+
+
+def _run_ivy(
+    coordinates: Iterable[str],
+    target: Path,
+    scratch: Path,
+    transitive: bool,
+    sizes: dict[str, int] | None,
+) -> None:
+    # Here, because whoever fetches nothing needs none of the cryptography in it.
+    from lib.network import argument_file, jvm_options
+
     ivy = next(p for p in _pyspark_jars() if p.name.startswith("ivy-"))
     conf = "default->default(compile),runtime" if transitive else "default->master"
     dependencies = "".join(
@@ -218,18 +233,22 @@ def _retrieve(
             for c in coordinates
         )
     )
-    module = target / "ivy.xml"
+    module = scratch / "ivy.xml"
     module.write_text(
         '<ivy-module version="2.0"><info organisation="fraud" module="jars"/>'
         '<configurations><conf name="default"/></configurations>'
         f"<dependencies>{dependencies}</dependencies></ivy-module>"
     )
-    command = [find_java().executable, "-cp", ivy, "org.apache.ivy.Main"]
+    network = argument_file(scratch, jvm_options(scratch))
+    command = [find_java().executable, network, "-cp", ivy, "org.apache.ivy.Main"]
     command += ["-ivy", module, "-confs", "default", "-types", "jar", "bundle"]
-    command += ["-retrieve", target / _FILE_PATTERN]
+    # Relative, because a bracket in the folder's name would belong to the pattern.
+    command += ["-retrieve", _FILE_PATTERN]
     tail = deque(maxlen=200)
     process = subprocess.Popen(
         [str(part) for part in command],
+        cwd=target,
+        env=os.environ | jvm_locale(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -252,8 +271,13 @@ def _retrieve(
                 bar.update(sizes.get(":".join(done.groups()), 0))
         if process.wait() == 0 and sizes:
             bar.update(bar.total - bar.n)  # the rest came out of Ivy's cache
-    module.unlink()
     if process.returncode:
+        if any("PKIX" in line for line in tail):
+            raise FraudError(
+                "the jars come with a certificate that Java does not trust, as on "
+                "networks that read along: set SSL_CERT_FILE to a file with your "
+                "network's certificates (PEM) and run `make setup` again"
+            )
         signs = ("not found", "UNRESOLVED", "UnknownHost", "refused")
         cause = next((t.strip() for t in tail if any(s in t for s in signs)), "")
         raise FraudError(

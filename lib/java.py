@@ -14,6 +14,9 @@ from lib.errors import FraudError
 SUPPORTED = (17, 21)
 """Java releases that Spark 4.2 and Kafka 4.3 both name as supported."""
 
+JAVA_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
+"""Variables whose options every Java takes."""
+
 SHIM_HOME = Path(__file__).resolve().parent / "jre"
 """A JAVA_HOME whose ``bin/java`` starts the chosen Java without the flags that make
 noise or that a small runtime lacks; see the script for the reasons."""

@@ -84,10 +84,15 @@ def register_marts(
         if table_exists(spark, settings.table(table)):
             spark.sql(
                 f"CREATE TABLE {GOLD}.{name} USING delta "
-                f"LOCATION '{settings.table(table)}'"
+                f"LOCATION '{quotable(settings.table(table))}'"
             )
             found[name] = _version(spark, settings, table)
     return found
+
+
+def quotable(text: str) -> str:
+    """The text as it stands between the quotes of Spark's SQL."""
+    return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
 @contextmanager
@@ -207,7 +212,8 @@ def _version(spark: SparkSession, settings: Settings, table: str) -> int:
 
 
 def _path(settings: Settings, table: str) -> str:
-    return f"delta.`{settings.table(table)}`"
+    path = settings.table(table).replace("`", "``")
+    return f"delta.`{path}`"
 
 
 def _remove(spark: SparkSession, uri: str) -> None:

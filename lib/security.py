@@ -28,6 +28,7 @@ from kafka.admin import (
 )
 from kafka.errors import KafkaError
 
+from lib import java_properties
 from lib.errors import FraudError
 
 MECHANISM = "SCRAM-SHA-512"
@@ -57,10 +58,8 @@ sasl.enabled.mechanisms={mechanism}
 sasl.mechanism.inter.broker.protocol={mechanism}
 listener.name.broker.{mechanism_prefix}.sasl.jaas.config={jaas}
 ssl.keystore.type=PEM
-ssl.keystore.location={keystore}
-ssl.truststore.type=PEM
-ssl.truststore.location={truststore}
-listener.name.broker.ssl.client.auth=none
+{keystore}ssl.truststore.type=PEM
+{truststore}listener.name.broker.ssl.client.auth=none
 listener.name.controller.ssl.client.auth=required
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 allow.everyone.if.no.acl.found=false
@@ -94,7 +93,7 @@ class Locks:
                 "ssl.truststore.type": "PEM",
                 "ssl.truststore.location": self.truststore,
             }
-            text = "".join(f"{key}={value}\n" for key, value in lines.items())
+            text = "".join(java_properties.line(*pair) for pair in lines.items())
             _write_private(self.client_file(name), text.encode())
         # Last: its presence says that all the others are whole.
         _write_private(self._passwords_file, json.dumps(passwords).encode())
@@ -114,8 +113,8 @@ class Locks:
             mechanism=MECHANISM,
             mechanism_prefix=MECHANISM.lower(),
             jaas=_jaas(ADMIN, self._passwords[ADMIN]),
-            keystore=self._keystore,
-            truststore=self.truststore,
+            keystore=java_properties.line("ssl.keystore.location", self._keystore),
+            truststore=java_properties.line("ssl.truststore.location", self.truststore),
             admin=ADMIN,
             broker=_BROKER,
         )

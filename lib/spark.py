@@ -24,7 +24,14 @@ from lib.config import Settings, local_path
 from lib.deltalog import damaged, demand_whole
 from lib.errors import FraudError
 from lib.jars import class_path
-from lib.java import Java, find_java, java_env
+from lib.java import JAVA_VARIABLES, Java, find_java, java_env
+from lib.surroundings import (
+    LOOPBACK_MASTERS,
+    jvm_locale,
+    leave_out,
+    on_this_machine,
+    spark_home,
+)
 
 SHUFFLE_PARTITIONS = 4
 """Tasks of a shuffle, and so the number of state stores of a stateful query. A
@@ -44,7 +51,6 @@ FEW_ROWS = {
 }
 """Properties for queries whose cost is that of their plans."""
 
-_LOOPBACK = ("local", "spark://127.0.0.1:")
 _S3 = "s3a://"
 _S3_PROPERTIES = {
     # One process writes a table, and its lock keeps commits apart: see docs/scaling.md
@@ -64,7 +70,6 @@ with 48 MB of code, which the plans of the marts fill: it then compiles no more.
 _COLLECTOR = "-XX:+UseParallelGC"
 """For such a session, too: the default collector, G1, is told of each reference that is
 written, which costs code that is not optimised a tenth of its time."""
-_JAVA_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 
 
 def spark_session(
@@ -83,10 +88,12 @@ def spark_session(
     Raises:
         FraudError: no Java, jars missing, or the JVM does not start.
     """
+    leave_out(on_this_machine(settings))
     if SparkSession.getActiveSession() is None:
         log = settings.log_dir / "spark-jvm.log"
         java = find_java()
-        variables = java_env(java, log) | {"PYSPARK_PYTHON": sys.executable}
+        variables = java_env(java, log) | _variables(settings)
+        already = log.stat().st_size if log.exists() else 0
         builder = SparkSession.builder.appName("fraud-signals")
         properties = {**_properties(settings, java), **(conf or {})}
         if short_lived:
@@ -98,7 +105,8 @@ def spark_session(
             try:
                 return builder.getOrCreate()
             except (PySparkException, OSError) as error:
-                raise FraudError(f"Spark does not start: {_tail(log)}") from error
+                why = _why(log, already, error)
+                raise FraudError(f"Spark does not start: {why}") from error
     spark = SparkSession.getActiveSession()
     for key, value in (conf or {}).items():
         spark.conf.set(key, value)
@@ -137,27 +145,56 @@ def short_lived_options() -> str:
     Whoever has chosen a collector in the environment keeps it: a JVM that is told of
     two does not start.
     """
-    given = " ".join(os.environ.get(name, "") for name in _JAVA_VARIABLES)
+    given = " ".join(os.environ.get(name, "") for name in JAVA_VARIABLES)
     if re.search(r"-XX:\+Use\w+GC\b", given):
         return _SHORT_LIVED
     return f"{_SHORT_LIVED} {_COLLECTOR}"
 
 
+def _variables(settings: Settings) -> dict[str, str]:
+    """Variables for the session's JVM, beside those of `lib.java`."""
+    variables = {
+        "SPARK_HOME": str(spark_home()),
+        "PYSPARK_PYTHON": sys.executable,
+        # What spark.local.dir is for, which takes a comma for the end of a folder.
+        "SPARK_EXECUTOR_DIRS": str(_scratch(settings)),
+        **jvm_locale(),
+    }
+    if settings.master.startswith(LOOPBACK_MASTERS):
+        # Else Spark asks what address the machine's name has, which may have none.
+        variables["SPARK_LOCAL_IP"] = "127.0.0.1"
+    return variables
+
+
+def _scratch(settings: Settings) -> Path:
+    """Folder of the session's temporary files."""
+    scratch = settings.home / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return scratch
+
+
+def java_options(*words: str) -> str:
+    """JVM options as Spark's properties want them: in quotes, for any character."""
+    return " ".join(
+        '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words
+    )
+
+
 def _properties(settings: Settings, java: Java) -> dict[str, str]:
     log4j = (_CONF_DIR / "log4j2.properties").as_uri()
     log = settings.log_dir / "spark.log"
-    scratch = settings.home / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = _scratch(settings)
     properties = {
         "spark.master": settings.master,
         "spark.driver.memory": "2g",
         "spark.driver.extraClassPath": _class_path(settings),
-        "spark.driver.extraJavaOptions": (
-            f"-Dlog4j2.configurationFile={log4j} -Dfraud.log='{log}' "
-            f"-Djava.io.tmpdir='{scratch}' -Dderby.system.home='{scratch}' "
-            f"{_archive(settings, java)}"
+        "spark.driver.extraJavaOptions": java_options(
+            f"-Dlog4j2.configurationFile={log4j}",
+            f"-Dfraud.log={log}",
+            f"-Djava.io.tmpdir={scratch}",
+            f"-Dderby.system.home={scratch}",
+            *_archive(settings, java),
         ),
-        "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(settings.home / "warehouse"),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
@@ -187,7 +224,7 @@ def _properties(settings: Settings, java: Java) -> dict[str, str]:
         # Delta's readers without Spark want no INT96.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     }
-    if settings.master.startswith(_LOOPBACK):
+    if settings.master.startswith(LOOPBACK_MASTERS):
         properties |= {
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
@@ -236,11 +273,9 @@ def _class_path(settings: Settings) -> str:
     return os.pathsep.join(map(class_path, uses))
 
 
-def _archive(settings: Settings, java: Java) -> str:
+def _archive(settings: Settings, java: Java) -> list[str]:
     """Options for the archive of the classes, which fits one class path."""
-    if on_object_store(settings):
-        return ""
-    return " ".join(f"'{word}'" for word in options(java, "spark"))
+    return [] if on_object_store(settings) else options(java, "spark")
 
 
 def _executor_properties(settings: Settings, java: Java) -> dict[str, str]:
@@ -250,9 +285,10 @@ def _executor_properties(settings: Settings, java: Java) -> dict[str, str]:
         "spark.executor.extraClassPath": _class_path(settings),
         "spark.executor.memory": "512m",
         "spark.executor.cores": "1",
-        "spark.executor.extraJavaOptions": (
-            f"-Dlog4j2.configurationFile={(_CONF_DIR / 'log4j2.properties').as_uri()} "
-            f"-Dfraud.log='{log}' {_archive(settings, java)}"
+        "spark.executor.extraJavaOptions": java_options(
+            f"-Dlog4j2.configurationFile={(_CONF_DIR / 'log4j2.properties').as_uri()}",
+            f"-Dfraud.log={log}",
+            *_archive(settings, java),
         ),
         # A micro-batch comes to the driver, which commits it; a table shall not. Who
         # asks for one is told so here, and not on the day when the table is large.
@@ -343,9 +379,12 @@ def cause_of(error: BaseException) -> str:
     return line.strip()[:400]
 
 
-def _tail(log: Path) -> str:
-    if not log.exists():
-        return f"see {log}"
-    lines = [x for x in log.read_text(errors="replace").splitlines() if x.strip()]
+def _why(log: Path, already: int, error: Exception) -> str:
+    """What the JVM wrote to the log behind its first ``already`` bytes; if that is
+    nothing, there was no JVM, and Python knows why."""
+    said = log.read_bytes()[already:] if log.exists() else b""
+    lines = [x for x in said.decode(errors="replace").splitlines() if x.strip()]
+    if not lines:
+        return str(error).strip().partition("\n")[0][:300]
     telling = [x for x in lines[-50:] if "rror" in x or "xception" in x]
-    return f"{(telling or lines or ['no message'])[-1][:300]} (see {log})"
+    return f"{(telling or lines)[-1][:300]} (see {log})"

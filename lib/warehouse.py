@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from lib.config import ROOT, Settings
 from lib.dbt_report import Marts, freshness_of, nodes_of, one_line, raise_error
 from lib.errors import FraudError
-from lib.registry import in_memory, register, restore, table_bytes
+from lib.registry import in_memory, quotable, register, restore, table_bytes
 from lib.spark import FEW_ROWS, properties
 
 PROJECT = ROOT / "dbt"
@@ -133,7 +133,14 @@ def mart_names(project: Path = PROJECT) -> list[str]:
 
 def preload() -> None:
     """Begin to import dbt, which takes seconds, while the caller waits for a JVM."""
-    threading.Thread(target=_runner, name="import dbt").start()
+
+    def begin() -> None:
+        # What fails here fails again where dbt is needed. And if no JVM starts, this
+        # one fails because the program ends: Python takes no more exit handlers then.
+        with suppress(Exception):
+            _runner()
+
+    threading.Thread(target=begin, name="import dbt").start()
 
 
 # -- dbt ----------------------------------------------------------------------------
@@ -172,7 +179,7 @@ def _dbt(
         "--profiles-dir": project,
         "--target-path": target_folder(settings),
         "--log-path": settings.log_dir / "dbt",
-        "--vars": json.dumps({"lake": settings.lake, **(variables or {})}),
+        "--vars": json.dumps({"lake": quotable(settings.lake), **(variables or {})}),
         "--log-level": "none",
         "--log-level-file": "info",
     }

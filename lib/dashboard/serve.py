@@ -8,14 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import webbrowser
 from pathlib import Path
 
 from lib.broker import free_ports
 from lib.config import Settings
 from lib.errors import FraudError
+from lib.loopback import open_url
 
 HOST = "127.0.0.1"
 PORT = 8501
@@ -141,9 +140,9 @@ class Dashboard:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=2) as got:
+            with open_url(f"{self.url}/_stcore/health", timeout=2) as got:
                 return got.status == 200
-        except (urllib.error.URLError, OSError):
+        except OSError:
             return False
 
 

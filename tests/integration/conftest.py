@@ -15,7 +15,9 @@ from lib.clients import ensure_topic
 from lib.config import Settings
 from lib.stream import drain
 from tests.integration.helpers import (
+    ODD_NAME,
     Ran,
+    another_installation,
     copied,
     environment,
     finished,
@@ -101,7 +103,8 @@ class Chain:
     """The README's commands one after the other, on two small files.
 
     They run without a network and without a Java of the machine's own, so that they
-    show at once what they do, and that they need neither.
+    show at once what they do, and that they need neither; in a home with an odd name,
+    and with the variables of another installation.
 
     Attributes:
         home: their FRAUD_HOME.
@@ -124,12 +127,13 @@ GARBAGE = b"\nno json\n[1]\n{}\n\xff\xfe\n"
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """One line produced, then garbage; both drained; then the books."""
     folder = tmp_path_factory.mktemp("chain")
-    home = folder / "home"
+    home = folder / ODD_NAME
     one, garbage = folder / "one.jsonl", folder / "garbage.jsonl"
     one.write_bytes(line())
     garbage.write_bytes(GARBAGE)
     cut_off, tools = unplugged(), path_without_java(folder)
-    env = environment(home, JAVA_HOME=None, PATH=str(tools))
+    others = another_installation(folder)
+    env = environment(home, JAVA_HOME=None, PATH=str(tools), **others)
     commands = {
         "one": ["produce", one],
         "garbage": ["produce", garbage],

@@ -27,6 +27,9 @@ POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 90
 """Far more than anything takes on an idle machine: reached only by what never comes."""
 
+ODD_NAME = "José's home, (1) #2 日 &;=@!+~% {x,y} <z> a*b?c $d"
+"""Of a folder, with as many odd characters as a name may have."""
+
 T = TypeVar("T")
 
 
@@ -136,6 +139,36 @@ def environment(home: Path, **changes: str | None) -> dict[str, str]:
     return env
 
 
+def another_installation(folder: Path) -> dict[str, str]:
+    """Variables of a machine with a Spark of its own that is of no use, behind a proxy
+    that does not answer, and without a locale."""
+    other = folder / "other-spark"
+    (other / "python" / "pyspark").mkdir(parents=True)
+    module = other / "python" / "pyspark" / "__init__.py"
+    module.write_text("raise ImportError('the PySpark of another installation')")
+    conf = other / "conf"
+    conf.mkdir()
+    (conf / "spark-env.sh").write_text("exit 1\n")
+    (conf / "spark-defaults.conf").write_text("spark.master yarn\n")
+    (conf / "core-site.xml").write_text("no xml")
+    return {
+        "SPARK_HOME": str(other),
+        "SPARK_CONF_DIR": str(conf),
+        "SPARK_REMOTE": "sc://127.0.0.1:9",
+        "SPARK_LOCAL_IP": "192.0.2.1",
+        "SPARK_LOCAL_DIRS": "/nowhere",
+        "PYSPARK_SUBMIT_ARGS": "--master yarn pyspark-shell",
+        "PYSPARK_PYTHON": "/nowhere/python",
+        "PYSPARK_DRIVER_PYTHON": "jupyter",
+        "HADOOP_CONF_DIR": str(conf),
+        "PYTHONPATH": str(other / "python"),
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "no_proxy": "",
+        "LC_ALL": "C",
+    }
+
+
 def path_without_java(folder: Path) -> Path:
     """A folder with every program on the PATH, save Java's."""
     tools = folder / "tools"
@@ -199,26 +232,28 @@ def permitted(prefix: list[str]) -> bool:
         return False
 
 
-def _namespace(kind: str, script: str) -> list[str]:
+def _namespace(kinds: list[str], script: str) -> list[str]:
     inside = ["sh", "-c", f'{script} && exec "$@"', "sh"]
-    for flags in ([kind], ["--user", "--map-root-user", kind]):
+    for flags in (kinds, ["--user", "--map-root-user", *kinds]):
         if permitted(prefix := ["unshare", *flags, *inside]):
             return prefix
     return []
 
 
 def unplugged() -> list[str]:
-    """What to put before a command so that it finds loopback and no other network.
+    """What to put before a command so that it finds loopback and no other network,
+    on a machine whose name has no address.
 
     Empty if this machine does not permit it.
     """
-    return _namespace("--net", "ip link set lo up")
+    script = "ip link set lo up && hostname nowhere.invalid"
+    return _namespace(["--net", "--uts"], script)
 
 
 def small_disk(folder: Path, options: str) -> list[str]:
     """What to put before a command so that it finds a small disk in the folder."""
     mount = f"mount -t tmpfs -o {options} tmpfs '{folder}'"
-    return _namespace("--mount", mount)
+    return _namespace(["--mount"], mount)
 
 
 # -- records ----------------------------------------------------------------------

@@ -20,6 +20,7 @@ from lib.producer import replay
 from lib.query import QUERY
 from lib.stream import drain
 from tests.integration.helpers import (
+    ODD_NAME,
     delta_commits,
     environment,
     eventually,
@@ -82,7 +83,7 @@ def runs(
     replay(alone, bootstrap, file)
     drain(spark, alone, bootstrap)
 
-    home = tmp_path_factory.mktemp("cluster-home")
+    home = tmp_path_factory.mktemp("cluster-home") / ODD_NAME
     env = environment(home, FRAUD_TOPIC="tx-alone")
     cluster = Cluster(Settings.from_env(env)).start()
     try:

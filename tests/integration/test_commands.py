@@ -227,6 +227,12 @@ def test_a_setting_that_cannot_be_used(tmp_path: Path, variable, value, word):
     assert (tmp_path / "file").read_bytes() == line()
 
 
+def test_marts_on_a_java_that_does_not_start(tmp_path: Path):
+    env = environment(tmp_path, JAVA_TOOL_OPTIONS="-XX:+NoSuchOption")
+
+    assert_trouble(run("marts", env=env), "no Java", "does not start")
+
+
 @pytest.mark.parametrize(
     "options", ["size=64m", "nr_inodes=1"], ids=["no room", "no room at all"]
 )

@@ -25,7 +25,9 @@ from lib.config import ROOT, Settings
 from lib.dashboard.serve import Dashboard
 from lib.producer import replay
 from tests.integration.helpers import (
+    ODD_NAME,
     PATIENCE_SECONDS,
+    another_installation,
     assert_trouble,
     environment,
     finished,
@@ -226,7 +228,9 @@ SEEN_BY_HTTP = ("/", "/_stcore/health", "/_stcore/host-config", "/_stcore/metric
 
 
 def test_the_page_answers_to_its_own_names_and_ends_with_the_command(tmp_path: Path):
-    command = launch("dashboard", "--port", 0, env=environment(tmp_path / "home"))
+    home = tmp_path / ODD_NAME
+    env = environment(home, **another_installation(tmp_path))
+    command = launch("dashboard", "--port", 0, env=env)
     url = json.loads(command.stdout.readline())["url"]
     port = url.removeprefix("http://127.0.0.1:")
     own = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
@@ -249,7 +253,7 @@ def test_the_page_answers_to_its_own_names_and_ends_with_the_command(tmp_path: P
 
     command.kill()  # not even a kill leaves the server behind
     command.communicate()
-    nothing_left_of(tmp_path / "home")
+    nothing_left_of(home)
 
 
 WIDE = "W" * 50_000

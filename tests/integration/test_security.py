@@ -27,7 +27,7 @@ from lib.reconcile import reconcile
 from lib.security import PRODUCER, SPARK, Locks
 from lib.spark import cause_of
 from lib.stream import drain
-from tests.integration.helpers import processes_of
+from tests.integration.helpers import ODD_NAME, processes_of
 from tests.integration.records import line, written
 
 MERCHANTS = (
@@ -66,7 +66,7 @@ class Doors:
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory: pytest.TempPathFactory) -> Doors:
-    home = tmp_path_factory.mktemp("secured-home")
+    home = tmp_path_factory.mktemp("secured-home") / ODD_NAME
     settings = Settings.from_env(
         {"FRAUD_HOME": str(home), "FRAUD_SPARK_MASTER": "local[2]"}
     )

@@ -24,7 +24,13 @@ from lib.reconcile import reconcile
 from lib.registry import SOURCES
 from lib.stream import drain
 from lib.thrift import thrift_server
-from tests.integration.helpers import environment, run, send
+from tests.integration.helpers import (
+    ODD_NAME,
+    another_installation,
+    environment,
+    run,
+    send,
+)
 from tests.integration.marts_lake import FIRST, SCORED, Payment, Writer
 from tests.integration.records import ARRIVED_MS, line
 
@@ -55,9 +61,10 @@ def first(spark: SparkSession, settings: Settings, writer: Writer) -> Marts:
 
 @pytest.fixture
 def copy(first, settings: Settings, tmp_path: Path) -> Settings:
-    """A copy of the lake with its marts, free to be harmed."""
-    shutil.copytree(settings.lake, tmp_path / "lake")
-    return replace(settings, lake=str(tmp_path / "lake"))
+    """A copy of the lake with its marts, free to be harmed; in an odd folder."""
+    lake = tmp_path / ODD_NAME / "lake"
+    shutil.copytree(settings.lake, lake)
+    return replace(settings, lake=str(lake))
 
 
 def gold(spark: SparkSession, settings: Settings, mart: str) -> DataFrame:
@@ -201,7 +208,10 @@ def traffic(spark: SparkSession, copy: Settings) -> Iterator[list[int]]:
 def test_a_new_process_goes_on_while_the_stream_writes(
     spark: SparkSession, copy: Settings, traffic: list[int], tmp_path: Path
 ):
-    ran = run("marts", env=environment(tmp_path / "home", FRAUD_LAKE=copy.lake))
+    others = another_installation(tmp_path)
+    env = environment(tmp_path / ODD_NAME, FRAUD_LAKE=copy.lake, **others)
+
+    ran = run("marts", env=env)
 
     assert ran.code == 0, ran.err
     assert ran.result["failures"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,11 @@ def test_every_variable_is_read(tmp_path: Path):
         kafka_properties=properties,
         topic="cards",
         lake="s3a://bucket/lake",
-        checkpoints="file:///somewhere/checkpoints",
+        checkpoints="/somewhere/checkpoints",
         master="spark://host:7077",
     )
     assert settings.table("silver/scored") == "s3a://bucket/lake/silver/scored"
-    assert settings.checkpoint("x") == "file:///somewhere/checkpoints/x"
+    assert settings.checkpoint("x") == "/somewhere/checkpoints/x"
 
 
 def test_lake_and_checkpoints_follow_the_home(tmp_path: Path):
@@ -94,6 +95,63 @@ def test_a_tilde_is_the_readers_home(monkeypatch: pytest.MonkeyPatch):
 )
 def test_a_uri_is_kept(uri: str):
     assert Settings.from_env({"FRAUD_LAKE": uri}).lake == uri
+
+
+def test_a_file_uri_is_the_path_that_it_names():
+    lake = Settings.from_env({"FRAUD_LAKE": "file:///data/with%20space/"}).lake
+
+    assert lake == "/data/with space"
+
+
+@pytest.mark.parametrize("name", ["José's home, (1) #2 日 🙂", "a&b;c=d@e!f+g~h%", "."])
+@pytest.mark.parametrize("variable", ["HOME", "LAKE", "CHECKPOINTS"])
+def test_a_folder_may_have_an_odd_name(tmp_path: Path, variable: str, name: str):
+    settings = Settings.from_env({f"FRAUD_{variable}": str(tmp_path / name)})
+
+    assert str(getattr(settings, variable.lower())) == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("[1]", "'['"),
+        ("two\nlines", "'\\n'"),
+        ("a\tb", "'\\t'"),
+        ("back\\slash", "'\\\\'"),
+        ("a%41", "'%4'"),
+        ("a|b", "'|'"),
+        ("a:b", "':'"),
+        ("${a}", "'${'"),
+        ("a^b", "'^'"),
+        ("é" * 128, "255 bytes"),
+        (os.fsdecode(b"caf\xe9"), "UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["FRAUD_HOME", "FRAUD_LAKE", "FRAUD_CHECKPOINTS"])
+def test_a_folder_that_no_program_could_use_is_refused(
+    tmp_path: Path, variable: str, name: str, word: str
+):
+    env = {"FRAUD_HOME": str(tmp_path), variable: str(tmp_path / name)}
+
+    with pytest.raises(FraudError, match=f": set {variable} ") as caught:
+        Settings.from_env(env)
+
+    said = str(caught.value)
+    assert word in said
+    assert str(tmp_path) in said
+    assert said.isprintable()
+    said.encode()  # and any terminal can be told
+    assert Settings.from_env(env, check=False) != Settings.from_env({})
+
+
+def test_a_locale_that_reads_names_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("os.fsencode", lambda name: name.encode("iso-8859-1"))
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+
+    with pytest.raises(FraudError, match="iso8859-1; LC_ALL=C"):
+        Settings.from_env({"FRAUD_HOME": str(tmp_path / "é")})
 
 
 def test_two_homes_have_two_fingerprints(tmp_path: Path):

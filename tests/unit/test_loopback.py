@@ -15,7 +15,7 @@ def test_jupyter_is_started_on_loopback():
     plan = subprocess.run(
         ["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True
     )
-    assert "jupyter lab --ip=127.0.0.1 " in plan.stdout
+    assert "jupyterlab --ip=127.0.0.1 " in plan.stdout
 
 
 def test_the_dashboard_is_started_on_loopback():

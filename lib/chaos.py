@@ -598,10 +598,7 @@ def main(_stop: Stop) -> int:
         except NoSmallDiskError as error:
             skipped = f"Skipped: disk full ({error}).\n"
         keep(topic_made_again(settings))
-        with (
-            laboratory(settings, "chaos", options=OPTIONS) as lab,
-            suppress(KeyboardInterrupt),
-        ):
+        with laboratory(settings, "chaos", options=OPTIONS) as lab:
             rng = random.Random(arguments.seed)
             try:
                 for trial in matrix(lab, arguments.trials, rng):

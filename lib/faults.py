@@ -46,6 +46,7 @@ POINTS = (
     "before merge of silver/scored",
     "after merge of silver/scored",
     "all tables written",
+    "tables compacted",
     "delta checkpoint",
     "state snapshot",
     "batch noted as done",

@@ -33,6 +33,7 @@ from lib.broker import bootstrap_servers
 from lib.clients import end_offsets
 from lib.config import Settings, local_path
 from lib.errors import FraudError
+from lib.maintenance import Maintenance
 from lib.spark import INTERPRETED, spark_session
 from lib.stream import Pipeline, pipeline
 from lib.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
@@ -203,6 +204,22 @@ class HastyLake(ForgetfulLake):
 LAKES = {"right": FusedLake, "forgetful": ForgetfulLake, "hasty": HastyLake}
 
 
+def fused_maintenance(fuse: Fuse) -> type[Maintenance]:
+    """Compactions while a process lives for seconds only, with a point behind them."""
+
+    class Fused(Maintenance):
+        def __init__(self, uris: list[str]) -> None:
+            super().__init__(uris, every=3)
+
+        def after_batch(self) -> None:
+            if fuse.is_at("tables compacted"):
+                self._every = 1
+            super().after_batch()
+            fuse.at("tables compacted")
+
+    return Fused
+
+
 # -- the rebuild -----------------------------------------------------------------------
 
 
@@ -302,6 +319,7 @@ def main() -> None:
     fuse = Fuse(settings)
     root = local_path(settings.lake)
     query.open_lake = lambda _spark, _settings: LAKES[arguments.lake](root, fuse)
+    query.Maintenance = fused_maintenance(fuse)
     fuse_rebuild(settings, fuse)
     with bootstrap_servers(settings) as bootstrap:
         spark = spark_session(settings, conf, short_lived=True)

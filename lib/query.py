@@ -403,9 +403,9 @@ def start(
     preflight.check(spark, settings, bootstrap, lake, checkpoint)
     for name in SCHEMAS:
         lake.create(name)  # so that readers never find none
-    app = checkpoint.application_id(QUERY)
-    recovery.drop_plan(lake, checkpoint, app)
+    recovery.drop_plan(lake, checkpoint)
     beginning = recovery.beginning(spark, settings, bootstrap, lake, checkpoint)
+    app = checkpoint.application_id(QUERY)
     folder = local_path(settings.lake)
     # Workers may write there if they run on this machine.
     here = folder is not None and settings.master.startswith("local")

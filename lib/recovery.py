@@ -80,13 +80,11 @@ def beginning(
         FraudError: silver is not what bronze says that it must be.
     """
     offsets = "earliest"
-    if not checkpoint.has_offsets():
+    if not checkpoint.has_offsets() or _begun_in_vain(spark, settings, checkpoint):
         offsets = _take_over(spark, settings, bootstrap, lake, checkpoint)
     accounts = None
-    version = checkpoint.recall(_ACCOUNTS)
-    if version and not checkpoint.has_commits():
-        reader = spark.read.format("delta").option("versionAsOf", version)
-        scored = reader.load(settings.table(SCORED))
+    if checkpoint.recall(_ACCOUNTS) and not checkpoint.has_commits():
+        scored = _read(spark, settings, SCORED)
         accounts = accounts_of(scored, watermark_of(scored))
     return Beginning(
         offsets=offsets,
@@ -94,6 +92,20 @@ def beginning(
         slots=int(checkpoint.recall(_SLOTS)),
         accounts=accounts,
     )
+
+
+def _begun_in_vain(
+    spark: SparkSession, settings: Settings, checkpoint: Checkpoint
+) -> bool:
+    """Whether the first batch, which begins with silver/scored, changed it and died.
+
+    What the table was before may be gone: Delta refuses to read a version that was
+    replaced longer ago than `lib.maintenance.RETENTION`. Bronze knows the batch.
+    """
+    version = checkpoint.recall(_ACCOUNTS)
+    if not version or checkpoint.has_commits():
+        return False
+    return int(version) != _version(spark, settings, SCORED)
 
 
 def _take_over(
@@ -122,7 +134,7 @@ def _take_over(
     return offsets
 
 
-def drop_plan(lake: LocalLake | SparkLake, checkpoint: Checkpoint, app: str) -> None:
+def drop_plan(lake: LocalLake | SparkLake, checkpoint: Checkpoint) -> None:
     """Let the query plan its next batch anew, if the lake has nothing of it yet.
 
     A batch that was planned and not completed would be tried again as it is, also if it
@@ -131,7 +143,7 @@ def drop_plan(lake: LocalLake | SparkLake, checkpoint: Checkpoint, app: str) -> 
     planned = checkpoint.newest("offsets")
     if planned is None or planned == checkpoint.newest("commits"):
         return
-    seen = lake.last_batch(BRONZE, app)
+    seen = lake.last_batch(BRONZE, checkpoint.known_application())
     if seen is None or seen < planned:
         checkpoint.drop_plan(planned)
 

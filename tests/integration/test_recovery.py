@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from lib import rebuild
@@ -170,24 +171,54 @@ def test_rebuild_deletes_nothing_before_it_has_read_bronze(
     assert {path for path in tmp_path.rglob("*") if path.name != ".lock"} == before
 
 
+@pytest.fixture
+def small(spark, settings: Settings, bootstrap: str) -> Settings:
+    """A lake of four events, drained two at a time; it may go on."""
+    ensure_topic(settings, bootstrap)
+    for ids in (("e-1", "e-2"), ("e-3", "e-4")):
+        send(settings, bootstrap, [(b"ACCT_1", line(event_id=name)) for name in ids])
+        drain(spark, settings, bootstrap)
+    return settings
+
+
+def counts(spark, settings: Settings) -> dict[str, int]:
+    return {name: len(rows) for name, rows in lake(spark, settings).items()}
+
+
 def test_what_is_left_of_a_checkpoint_does_not_count(
-    spark, base: Settings, told, bootstrap: str, tmp_path: Path
+    spark, small: Settings, bootstrap: str
 ):
     """Its deletion was broken off: there are commits and state, and no offsets."""
-    settings = copied(base, tmp_path)
-    shutil.rmtree(Path(settings.checkpoint(QUERY)) / "offsets")
-    settings = replace(settings, topic=base.topic)
+    shutil.rmtree(Path(small.checkpoint(QUERY)) / "offsets")
+    assert drain(spark, small, bootstrap)["records"] == 0
 
-    assert drain(spark, settings, bootstrap)["records"] == 0
-    assert lake(spark, settings) == told
+    # The next batches have the numbers of the last life's, and their own memory.
+    for number in range(5, 9):
+        ids = (f"e-{number}", f"e-{number - 1}")
+        send(small, bootstrap, [(b"ACCT_1", line(event_id=name)) for name in ids])
+        drain(spark, small, bootstrap)
 
-    # ... and the next batches are those of a new life.
-    rest = [line(event_id=f"n-{n}", ts="2026-06-29T12:00:00Z") for n in range(3)]
-    for value in rest:
-        send(settings, bootstrap, [(b"ACCT_1", value)])
-        drain(spark, settings, bootstrap)
-    held = lake(spark, settings)
-    assert len(held[SCORED]) == len(told[SCORED]) + len(rest)
+    assert list(counts(spark, small).values()) == [12, 8, 0, 8]
+    assert reconcile(spark, small, bootstrap).differences == []
+
+
+def test_the_first_batch_of_a_new_checkpoint_died_long_ago(
+    spark, small: Settings, bootstrap: str
+):
+    """It was in all tables, and what silver/scored was before is kept for an hour."""
+    shutil.rmtree(small.checkpoints)
+    event = (b"ACCT_1", line(event_id="died"))
+    send(small, bootstrap, [event])
+    assert drain(spark, small, bootstrap)["records"] == 1
+    undo_last_batch_commit(small)
+    kept = {"delta.deletedFileRetentionDuration": "interval 0 seconds"}
+    DeltaTable(small.table(SCORED)).alter.set_table_properties(kept)
+
+    send(small, bootstrap, [event, (b"ACCT_1", line(event_id="next"))])
+    assert drain(spark, small, bootstrap)["records"] == 2
+
+    assert list(counts(spark, small).values()) == [7, 6, 0, 6]
+    assert reconcile(spark, small, bootstrap).differences == []
 
 
 def test_a_torn_batch_with_an_ancient_event_and_no_checkpoint(

@@ -22,6 +22,7 @@ _APPLICATION = "application_id"
 _STATE_FILE = re.compile(r"(\d+)(?:_[\w-]+)?\.(?:changelog|zip|delta|snapshot)")
 _SPARKS = ("metadata", "sources", "offsets", "commits", "state")
 _TOPIC = "topic"
+_BEGIN = "starting_offsets"
 
 
 class Checkpoint:
@@ -92,6 +93,20 @@ class Checkpoint:
             for source in sources
             for topic, ends in source.items()
             if isinstance(ends, dict)
+        }
+
+    def begin(self, offsets: str) -> None:
+        """Note where the first batch begins: ``startingOffsets`` of Spark's source."""
+        self.remember(_BEGIN, offsets)
+
+    def began(self) -> dict[str, dict[int, int]]:
+        """Where the first batch began, as `offsets`; empty for a topic's beginning."""
+        text = self.recall(_BEGIN)
+        if not _is_json(text):
+            return {}
+        return {
+            topic: {int(part): offset for part, offset in begins.items() if offset >= 0}
+            for topic, begins in json.loads(text).items()
         }
 
     def planned(self) -> dict[str, dict[int, int]]:

@@ -185,7 +185,8 @@ def _demand_batches(
     seen = lake.last_batch(BRONZE, app) if there else None
     if seen is not None and seen >= done:
         return
-    before = {} if seen is None else checkpoint.offsets(seen)
+    # A new checkpoint's first batch may have had nothing to do behind bronze.
+    before = checkpoint.began() if seen is None else checkpoint.offsets(seen)
     first = begin_offsets(settings, bootstrap) | before.get(settings.topic, {})
     behind = checkpoint.offsets(done).get(settings.topic, {})
     spans = {part: (first.get(part, 0), end) for part, end in behind.items()}

@@ -128,6 +128,7 @@ def _take_over(
         _require_silver(spark, settings)
         offsets = _behind_bronze(spark, settings, bootstrap)
         first_batch, version = last + 1, str(_version(spark, settings, SCORED))
+    checkpoint.begin(offsets)
     checkpoint.remember(_FIRST_BATCH, str(first_batch))
     checkpoint.remember(_SLOTS, spark.conf.get("spark.sql.shuffle.partitions"))
     checkpoint.remember(_ACCOUNTS, version)

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -260,12 +260,14 @@ def open_lake(spark: SparkSession, settings: Settings) -> LocalLake | SparkLake:
     return SparkLake(spark, settings) if root is None else LocalLake(root)
 
 
-def with_corrections(scored: pa.Table, corrections: pa.Table) -> pa.Table:
-    """First answers and corrections with the table's columns and ``correction``."""
-    now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
-    corrections = corrections.append_column(
-        "scored_at", pa.repeat(now, len(corrections))
-    )
+def with_corrections(
+    scored: pa.Table, corrections: pa.Table, now: datetime
+) -> pa.Table:
+    """First answers and corrections with the table's columns and ``correction``.
+
+    All of them have the same ``scored_at``, `now`: by it a reader tells what a merge
+    has written from the rows that it only copied, because they share a file with one.
+    """
     parts = [
         pa.table(
             [
@@ -278,7 +280,9 @@ def with_corrections(scored: pa.Table, corrections: pa.Table) -> pa.Table:
         ).append_column(CORRECTION, pa.repeat(pa.scalar(again), len(rows)))
         for rows, again in ((scored, False), (corrections, True))
     ]
-    return pa.concat_tables(parts)
+    rows = pa.concat_tables(parts)
+    at = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), len(rows))
+    return rows.set_column(rows.column_names.index("scored_at"), "scored_at", at)
 
 
 def statistics(rows: pa.Table) -> str:

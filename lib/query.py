@@ -222,14 +222,13 @@ def local_writer(
     def write(output: DataFrame, batch_id: int) -> None:
         rows, corrections, files = _unpack(output.toArrow())
         rows = settle(rows, lambda accounts: _stored(lake, accounts))
-        made = table_rows(
-            rows, target.topic, target.first_batch + batch_id, datetime.now(UTC)
-        )
+        now = datetime.now(UTC)
+        made = table_rows(rows, target.topic, target.first_batch + batch_id, now)
         transaction = Batch(app, batch_id)
         lake.append(BRONZE, made[BRONZE], transaction, files[BRONZE])
         if len(corrections):
             scored = pa.concat_tables([made[SCORED], lake.files(SCORED, files[SCORED])])
-            merged = with_corrections(scored, corrections)
+            merged = with_corrections(scored, corrections, now)
             commits = [pool.submit(lake.merge, SCORED, merged, transaction)]
         else:
             commits = [

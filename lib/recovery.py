@@ -216,7 +216,7 @@ def complete_batch(
         owed = _without(rows[name], there, POSITION)
         _append(spark, lake, name, owed)
     if len(_without(rows[SCORED], scored.select(*IDENTITY).toArrow(), IDENTITY)):
-        merged = with_corrections(rows[SCORED], judged.corrections)
+        merged = with_corrections(rows[SCORED], judged.corrections, _now())
         if isinstance(lake, SparkLake):
             merged = spark.createDataFrame(merged)
         lake.merge(SCORED, merged, None)

@@ -93,7 +93,7 @@ def append(settings: Settings, rows: Iterable[dict[str, object]], batch: int) ->
 
 
 def merge(settings: Settings, rows: Iterable[dict[str, object]], batch: int) -> None:
-    """One micro-batch with corrections, as ``lib.score`` merges it."""
+    """One micro-batch with corrections, as ``lib.lake`` merges it."""
     table = DeltaTable(settings.table("silver/scored"))
     same = "old.account_id = new.account_id AND old.event_id = new.event_id"
     (

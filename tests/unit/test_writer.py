@@ -1,26 +1,36 @@
-"""The sink of the query, without Spark: what happens when a commit fails."""
+"""The sink of the query, without Spark: a commit that fails, and corrections."""
 
 from __future__ import annotations
 
+import json
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from lib.lake import LocalLake
-from lib.processor import Target
+from lib.lake import DataFile, LocalLake
+from lib.processor import CORRECTIONS, ROWS, Target, to_ipc
 from lib.query import local_writer
-from lib.tables import QUARANTINE, SCORED
+from lib.scoring import INPUT, Judged, judge, parse
+from lib.tables import QUARANTINE, SCHEMAS, SCORED, table_rows
 
 NOTHING = pa.table({"kind": pa.array([], "string"), "payload": pa.array([], "binary")})
 
 
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+
 class Output:
-    """Of a batch without records."""
+    """What the operator gives of a batch: nothing, unless packets are named."""
+
+    def __init__(self, *packets: tuple[str, bytes]) -> None:
+        kinds, payloads = zip(*packets, strict=True) if packets else ((), ())
+        self._rows = pa.table([list(kinds), list(payloads)], schema=NOTHING.schema)
 
     def toArrow(self) -> pa.Table:
-        return NOTHING
+        return self._rows
 
 
 class OneDiskFull(LocalLake):
@@ -50,3 +60,52 @@ def test_a_failed_commit_leaves_no_other_under_way():
     lake.failed.set()
 
     assert QUARANTINE in written
+
+
+def judged(offset: int, event_id: str, second: int, known: dict[str, bytes]) -> Judged:
+    """One payment of the account, so many seconds after noon."""
+    event = {
+        "event_id": event_id,
+        "account_id": "ACCT_1",
+        "ts": NOON.replace(second=second).isoformat(),
+        "merchant": "Target",
+        "country": "US",
+        "amount": 1.5,
+        "currency": "USD",
+    }
+    row = (b"ACCT_1", json.dumps(event).encode(), 0, offset, NOON)
+    columns = [[value] for value in row]
+    return judge(parse(pa.table(columns, schema=INPUT)), known, None)
+
+
+def test_all_that_a_batch_with_corrections_writes_has_one_time(tmp_path: Path):
+    """By it the page tells a merge's own rows from those that it only copies."""
+    lake = LocalLake(tmp_path)
+    for name in SCHEMAS:
+        lake.create(name)
+    write = local_writer(lake, "app", Target("topic", 0, None), lambda *_: None)
+    first = judged(0, "second", 30, {})
+    write(Output((ROWS, to_ipc(first.records))), 0)
+
+    # Behind it comes one that belongs before it, and one in a file of a worker.
+    again = judged(1, "first", 10, first.values)
+    third = judged(2, "third", 40, again.values)
+    (by_worker,) = (
+        DataFile.write(tmp_path / SCORED, rows)
+        for name, rows in table_rows(third.records, "topic", 1, NOON).items()
+        if name == SCORED
+    )
+    assert len(again.corrections) == 1
+    write(
+        Output(
+            (ROWS, to_ipc(again.records)),
+            (CORRECTIONS, to_ipc(again.corrections)),
+            (SCORED, by_worker.to_json().encode()),
+        ),
+        1,
+    )
+
+    (rows,) = lake.read(SCORED, ["event_id", "revision", "scored_at"])
+    revisions = {row["event_id"]: row["revision"] for row in rows.to_pylist()}
+    assert revisions == {"first": 0, "second": 1, "third": 0}
+    assert len(set(rows["scored_at"].to_pylist())) == 1

@@ -178,10 +178,7 @@ def ancient_first(lab: Laboratory, *, lost: bool) -> Trial:
 
 def commit_lost(lab: Laboratory) -> Trial:
     """A table's last commit is gone: refused; with it put back it goes on."""
-    lab.up().ask("catch-up")
-    lab.stop()
-    log = Path(local_path(lab.settings.table("silver/transactions"))) / "_delta_log"
-    last = max(path for path in log.glob("*.json") if path.stem.isdigit())
+    last = _last_commit(lab, "silver/transactions")
     kept = last.read_bytes()
     last.unlink()
     refused = _refusal(lab)
@@ -191,15 +188,22 @@ def commit_lost(lab: Laboratory) -> Trial:
 
 def commit_emptied(lab: Laboratory) -> Trial:
     """A table's last commit is empty: refused; with its text back it goes on."""
-    lab.up().ask("catch-up")
-    lab.stop()
-    log = Path(local_path(lab.settings.table("bronze/tx_events"))) / "_delta_log"
-    last = max(path for path in log.glob("*.json") if path.stem.isdigit())
+    last = _last_commit(lab, "bronze/tx_events")
     kept = last.read_bytes()
     last.write_bytes(b"")
     refused = _refusal(lab)
     last.write_bytes(kept)
     return replace(_settled(lab, "a table's last commit emptied"), refused=refused)
+
+
+def _last_commit(lab: Laboratory, table: str) -> Path:
+    """The table's last commit, at rest, of which no checkpoint has a copy."""
+    lab.up().ask("catch-up")
+    lab.stop()
+    log = Path(local_path(lab.settings.table(table))) / "_delta_log"
+    for copy in log.glob("*checkpoint*"):
+        copy.unlink()
+    return max(path for path in log.glob("*.json") if path.stem.isdigit())
 
 
 def compacted_by_spark(lab: Laboratory) -> Trial:

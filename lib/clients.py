@@ -247,9 +247,9 @@ def demand_bounded_timestamps(settings: Settings, bootstrap: str) -> None:
     key = next((key for key in _STAMP_BOUNDS if key in values), None)
     if key is None:
         raise FraudError(
-            f"the settings of the topic {topic} can't be read, so nobody knows how far "
-            "ahead its senders may stamp a record: allow this client DESCRIBE_CONFIGS "
-            "on the topic"
+            f"this client is not authorized to read the settings of the topic {topic}, "
+            "which say how far ahead a sender may stamp a record: name another one in "
+            "FRAUD_KAFKA_PROPERTIES, or allow this one DESCRIBE_CONFIGS on the topic"
         )
     if int(values[key]) > MOST_AHEAD_MS:
         raise FraudError(

@@ -22,6 +22,7 @@ from lib.errors import FraudError
 LOG = "_delta_log"
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*(parquet|json)")
+_LAST = "_last_checkpoint"
 _REBUILT = ("silver/transactions", "silver/quarantine", "silver/scored")
 
 
@@ -55,6 +56,13 @@ def demand_whole(uri: str, spark: SparkSession | None = None) -> bool:
                 f"{uri}/{LOG}", "has no commit, and there are data files", uri
             )
         return False
+    promised = _promised(folder)
+    if promised > max((version for version, _ in checkpoints), default=-1):
+        # Asked again, because it may have been made since.
+        names = [entry.name for entry in folder.list(LOG)]
+        if not any(name.startswith(f"{promised:020d}.checkpoint.") for name in names):
+            name = f"{uri}/{LOG}/{promised:020d}.checkpoint.parquet"
+            raise damaged(name, "is missing, and the log's end with it", uri)
     newest, checkpoint = max(checkpoints, key=lambda c: c[0], default=(-1, None))
     if checkpoint is not None and not checkpoint.size:
         raise damaged(f"{uri}/{LOG}/{checkpoint.name}", "is empty", uri)
@@ -142,6 +150,16 @@ class Folder:
             return pq.read_metadata(pa.BufferReader(self.read(name))).num_rows > 0
         except (pa.ArrowException, OSError):
             return True
+
+
+def _promised(folder: Folder) -> int:
+    """The version of the newest checkpoint that the log says it has; -1 for none."""
+    if not folder.size(f"{LOG}/{_LAST}"):
+        return -1
+    try:
+        return int(json.loads(folder.read(f"{LOG}/{_LAST}"))["version"])
+    except (ValueError, KeyError, TypeError):
+        return -1  # a hint only: readers then look for themselves
 
 
 def _is_commit(text: bytes) -> bool:

@@ -144,7 +144,7 @@ def test_spark_with_the_producers_key_is_denied_by_name(
         checkpoints=str(tmp_path / "checkpoints"),
     )
 
-    with pytest.raises(FraudError, match=r"Not authorized to access topics: \[tx-"):
+    with pytest.raises(FraudError, match=r"not authorized to read .* topic tx-"):
         drain(spark, wrong, doors.bootstrap)
 
 

@@ -78,6 +78,14 @@ def checkpoint_emptied(table: Path) -> Path:
     return checkpoint
 
 
+def end_lost_with_its_checkpoint(table: Path) -> Path:
+    """As a copy of the folder made a while ago would look, but for the hint."""
+    checkpoint = checkpoint_emptied(table)
+    checkpoint.unlink()
+    commit(table, LAST).unlink()
+    return checkpoint
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -89,6 +97,7 @@ def checkpoint_emptied(table: Path) -> Path:
         earlier_commit_gone,
         first_commit_gone,
         checkpoint_emptied,
+        end_lost_with_its_checkpoint,
     ],
 )
 def test_a_damaged_log_is_refused_and_left_alone(

@@ -364,10 +364,14 @@ def test_the_marts_read_no_payload(
         drain(spark, settings, bootstrap)
 
     ours = reconcile(spark, settings, bootstrap)
-    built = warehouse.build(spark, settings, select=["+the_books_balance"])
+    mart, test = ["+mart_reconciliation"], ["the_books_balance"]
+    built = warehouse.build(spark, settings, select=mart, command="run")
+    tested = warehouse.build(spark, settings, select=test, command="test")
 
     assert ours.differences == []
     assert built.failures == []
+    assert tested.as_dict()["tests"] == 1
+    assert tested.failures == []
     books = gold(spark, settings, "mart_reconciliation").first()
     assert (books.sent, books.transactions, books.quarantined) == (14, 5, 1)
     assert (books.duplicates, books.in_flight) == (8, 0)

@@ -17,9 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository's root: fixtures, locked jars and the default home live below it."""
 
 
-_IMPOSSIBLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\\[\]^|:\"`]|%[0-9A-Za-z]|\$\{"
-)
+_IMPOSSIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\\[\]^|%:\"`]|\$\{")
 """See `trouble_with`."""
 
 _LONGEST = 255
@@ -160,7 +158,7 @@ def trouble_with(path: Path) -> str:
     """What keeps a program on the way from using a folder of this name; or nothing.
 
     delta-rs makes addresses of its paths that some characters can't be part of, and
-    takes ``%41`` for ``A``; log4j sees a pattern in ``%d`` and a variable in ``${``; a
+    takes ``%41`` for ``A``; log4j sees a pattern in ``%`` and a variable in ``${``; a
     colon separates the parts of a class path.
     """
     text = str(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shutil
 import socket
 import sys
@@ -16,11 +15,11 @@ from lib import archive, clients, jars
 from lib.config import ROOT, Settings, shown, trouble_with
 from lib.errors import FraudError
 from lib.java import JAVA_VARIABLES, find_java
+from lib.surroundings import demand_open_files, open_files
 
 PYTHONS = ((3, 11), (3, 13))
 MIN_MEMORY_GB = 4
 MIN_DISK_GB = 2
-MIN_OPEN_FILES = 1024
 
 
 @dataclass(frozen=True)
@@ -150,11 +149,9 @@ def _loopback(_settings: Settings) -> Check:
 
 
 def _open_files(_settings: Settings) -> Check:
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    ok = soft == resource.RLIM_INFINITY or soft >= MIN_OPEN_FILES
-    found = f"{soft} files and sockets at once for each process"
-    remedy = f"`ulimit -n {MIN_OPEN_FILES}` before the command"
-    return Check("open files", ok, found, "" if ok else remedy)
+    demand_open_files()
+    found = f"{open_files()} files and sockets at once for each process"
+    return Check("open files", True, found)
 
 
 def _others(left_out: Sequence[str]) -> Check:

@@ -27,6 +27,7 @@ from lib.jars import class_path
 from lib.java import JAVA_VARIABLES, Java, find_java, java_env
 from lib.surroundings import (
     LOOPBACK_MASTERS,
+    demand_open_files,
     jvm_locale,
     leave_out,
     on_this_machine,
@@ -91,6 +92,7 @@ def spark_session(
     leave_out(on_this_machine(settings))
     if SparkSession.getActiveSession() is None:
         log = settings.log_dir / "spark-jvm.log"
+        demand_open_files()
         java = find_java()
         variables = java_env(java, log) | _variables(settings)
         already = log.stat().st_size if log.exists() else 0
@@ -380,11 +382,11 @@ def cause_of(error: BaseException) -> str:
 
 
 def _why(log: Path, already: int, error: Exception) -> str:
-    """What the JVM wrote to the log behind its first ``already`` bytes; if that is
-    nothing, there was no JVM, and Python knows why."""
+    """Why there is no session: what the JVM wrote to the log behind its first
+    ``already`` bytes, if it ended; else what it answered, or why there was none."""
     said = log.read_bytes()[already:] if log.exists() else b""
     lines = [x for x in said.decode(errors="replace").splitlines() if x.strip()]
-    if not lines:
-        return str(error).strip().partition("\n")[0][:300]
+    if not lines or "JAVA_GATEWAY_EXITED" not in str(error):
+        return cause_of(error)
     telling = [x for x in lines[-50:] if "rror" in x or "xception" in x]
     return f"{(telling or lines)[-1][:300]} (see {log})"

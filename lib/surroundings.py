@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import locale
 import os
+import resource
 import sys
 from collections.abc import Mapping, MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from lib.config import Settings, local_path
+from lib.errors import FraudError
 from lib.loopback import NAMES
+
+OPEN_FILES = 1024
+"""Files and sockets that a process of ours may want to have open at once. With 256
+Spark's JVM, which opens every jar of its class path, does not start."""
 
 LOOPBACK_MASTERS = ("local", "spark://127.0.0.1:")
 """How the name of a Spark master on this machine begins."""
@@ -92,6 +98,34 @@ def own_packages_first() -> None:
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     foreign = [path for path in sys.path if path in given and path]
     sys.path[:] = [path for path in sys.path if path not in foreign] + foreign
+
+
+def open_files() -> int:
+    """How many files this process, and each that it starts, may have open at once.
+
+    The limit is raised to OPEN_FILES first, where that is allowed: a Mac's shell begins
+    with 256.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    if soft < OPEN_FILES:
+        soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
+def demand_open_files() -> None:
+    """See that a JVM of Spark may open the files that it needs.
+
+    Raises:
+        FraudError: it may not.
+    """
+    if (allowed := open_files()) < OPEN_FILES:
+        raise FraudError(
+            f"{allowed} files may be open at once here, and Spark opens some hundreds "
+            f"of jars alone: `ulimit -n {OPEN_FILES}`, or ask who limits it"
+        )
 
 
 def jvm_locale() -> dict[str, str]:

@@ -27,7 +27,7 @@ POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 90
 """Far more than anything takes on an idle machine: reached only by what never comes."""
 
-ODD_NAME = "José's home, (1) #2 日 &;=@!+~% {x,y} <z> a*b?c $d"
+ODD_NAME = "José's home, (1) #2 日 &;=@!+~ {x,y} <z> a*b?c $d"
 """Of a folder, with as many odd characters as a name may have."""
 
 T = TypeVar("T")

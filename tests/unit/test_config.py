@@ -103,7 +103,7 @@ def test_a_file_uri_is_the_path_that_it_names():
     assert lake == "/data/with space"
 
 
-@pytest.mark.parametrize("name", ["José's home, (1) #2 日 🙂", "a&b;c=d@e!f+g~h%", "."])
+@pytest.mark.parametrize("name", ["José's home, (1) #2 日 🙂", "a&b;c=d@e!f+g~h", "."])
 @pytest.mark.parametrize("variable", ["HOME", "LAKE", "CHECKPOINTS"])
 def test_a_folder_may_have_an_odd_name(tmp_path: Path, variable: str, name: str):
     settings = Settings.from_env({f"FRAUD_{variable}": str(tmp_path / name)})
@@ -118,7 +118,7 @@ def test_a_folder_may_have_an_odd_name(tmp_path: Path, variable: str, name: str)
         ("two\nlines", "'\\n'"),
         ("a\tb", "'\\t'"),
         ("back\\slash", "'\\\\'"),
-        ("a%41", "'%4'"),
+        ("50%", "'%'"),
         ("a|b", "'|'"),
         ("a:b", "':'"),
         ("${a}", "'${'"),

@@ -43,6 +43,7 @@ def test_variables_of_another_installation(tmp_path: Path, monkeypatch):
 
 def test_few_open_files(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda _which: (64, 64))
+    monkeypatch.setattr("resource.setrlimit", lambda *_words: None)
 
     check = found(tmp_path)["open files"]
 

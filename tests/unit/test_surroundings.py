@@ -111,6 +111,30 @@ def test_packages_of_pythonpath_come_behind_ours(tmp_path: Path):
     assert done.returncode == 0, done.stderr
 
 
+def limited(soft: int, hard: int) -> str:
+    """What a process says that begins with these limits."""
+    code = (
+        "import resource, sys; from lib.surroundings import *;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "try: demand_open_files(); print(open_files())\n"
+        "except Exception as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_few_open_files_become_more_where_that_is_allowed():
+    assert limited(256, 2000) == "1024"
+    assert limited(1500, 2000) == "1500"
+
+
+def test_too_few_for_spark_is_said_before_its_jvm_starts():
+    assert limited(256, 256).startswith("256 files may be open at once here")
+    assert "ulimit -n 1024" in limited(256, 256)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are always UTF-8")
 @pytest.mark.parametrize(
     ("encoding", "wanted"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaConfigurationError, KafkaError
+from kafka.errors import KafkaConfigurationError, KafkaError, KafkaTimeoutError
 from kafka.partitioner.default import DefaultPartitioner
 from kafka.producer.future import FutureRecordMetadata
 
@@ -151,7 +151,7 @@ def replay(
         finally:
             # Also when a line is too long: those before it were handed over.
             tally.wait_below(0)
-            producer.close(timeout=0)
+            _close(producer)
     on_acked(tally.acked)
     if tally.error and not stop.is_set():
         raise FraudError(
@@ -225,6 +225,18 @@ def _send(producer: KafkaProducer, topic: str, line: bytes, tally: _Tally) -> No
         tally.add(producer.send(topic, value=line, key=account_key(line)))
     except (KafkaError, AssertionError) as error:
         tally.fail(error)
+
+
+def _close(producer: KafkaProducer) -> None:
+    """Close the client, and give up what the broker has not acknowledged by now."""
+    try:
+        producer.close(timeout=0)
+    except KafkaTimeoutError:
+        # It has refused to close, and would again, aloud, when it is collected.
+        producer._sender.force_close()
+        producer._sender.join(STOP_SECONDS)
+        with suppress(KafkaTimeoutError):
+            producer.close(timeout=0)
 
 
 def _opened(path: Path):

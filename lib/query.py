@@ -182,7 +182,10 @@ def operator(
 
     def slot(account: Column) -> Column:
         place = F.pmod(F.xxhash64(account), F.lit(len(numbers)))
-        return F.element_at(choices, (place + 1).cast("int")).alias("slot")
+        chosen = F.element_at(choices, (place + 1).cast("int"))
+        # Never null, but by the session's rules of SQL (ANSI's or not) Spark takes it
+        # for possible, and then the state's key would have another type.
+        return F.coalesce(chosen, F.lit(numbers[0])).alias("slot")
 
     rows = raw.select(
         slot(route()),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,9 @@ _S3_PROPERTIES = {
     # The plain stream: the others need libraries that are not in the lock.
     "spark.hadoop.fs.s3a.input.stream.type": "classic",
 }
+LONGEST_SOCKET = 103
+"""Bytes of the path of a Unix socket, on any system."""
+
 _CONF_DIR = Path(__file__).resolve().parent / "conf"
 _STREAMING = "org.apache.spark.sql.execution.streaming"
 
@@ -175,6 +179,14 @@ def _scratch(settings: Settings) -> Path:
     return scratch
 
 
+def sockets_fit(folder: Path) -> bool:
+    """Whether Unix sockets of Spark's, ``.UUID.sock``, may lie in the folder.
+
+    Their whole path has 103 bytes at most on macOS, and 107 on Linux.
+    """
+    return len(os.fsencode(folder / f".{uuid.UUID(int=0)}.sock")) <= LONGEST_SOCKET
+
+
 def java_options(*words: str) -> str:
     """JVM options as Spark's properties want them: in quotes, for any character."""
     return " ".join(
@@ -222,7 +234,7 @@ def _properties(settings: Settings, java: Java) -> dict[str, str]:
         ),
         "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
         # Without it each exchange with a Python worker waits for TCP's timers.
-        "spark.python.unix.domain.socket.enabled": "true",
+        "spark.python.unix.domain.socket.enabled": str(sockets_fit(scratch)).lower(),
         # Delta's readers without Spark want no INT96.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     }

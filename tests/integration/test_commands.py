@@ -105,6 +105,13 @@ def test_progress_and_no_chatter_on_stderr(chain: Chain):
         assert [x for x in said if " records " not in x] == [], name
 
 
+def test_the_log_has_no_line_per_account(chain: Chain):
+    """Spark would warn of each key that the state does not have yet."""
+    log = (chain.home / "logs" / "spark.log").read_text()
+
+    assert "doesn't contain" not in log
+
+
 def test_broker_serves_until_ctrl_c(tmp_path: Path):
     home, other = tmp_path / "home", tmp_path / "other"
     (tmp_path / "one").write_bytes(line())

@@ -20,6 +20,7 @@ from lib.config import Settings
 from lib.errors import FraudError
 from lib.query import QUERY
 from lib.reconcile import reconcile
+from lib.spark import properties
 from lib.stream import drain, pipeline
 from lib.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
 from tests.integration.conftest import Story
@@ -166,6 +167,18 @@ def test_batch_boundaries_decide_nothing(spark, told, small_batches: SmallBatche
     assert len(small_batches.reads) > 3  # small they were
 
     assert lake(spark, small_batches.settings) == told
+
+
+def test_a_checkpoint_goes_on_in_a_session_with_other_rules_of_sql(
+    spark, told, story: Story, bootstrap: str, tmp_path: Path
+):
+    """dbt leaves the session it has used without ANSI's."""
+    settings = copied(story.early, tmp_path)
+
+    with properties(spark, {"spark.sql.ansi.enabled": "false"}):
+        assert drained(spark, settings, bootstrap) == len(SECOND)
+
+    assert lake(spark, settings) == told
 
 
 def test_a_batch_reads_kafka_once(small_batches: SmallBatches):

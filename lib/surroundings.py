@@ -19,9 +19,10 @@ from lib.config import Settings, local_path
 from lib.errors import FraudError
 from lib.loopback import NAMES
 
-OPEN_FILES = 1024
-"""Files and sockets that a process of ours may want to have open at once. With 256
-Spark's JVM, which opens every jar of its class path, does not start."""
+OPEN_FILES, FEWEST_FILES = 1024, 512
+"""Files and sockets that a process of ours likes to have open at once, and the fewest
+that it has been tried with. With 256 Spark's JVM, which opens every jar of its class
+path, does not start."""
 
 LOOPBACK_MASTERS = ("local", "spark://127.0.0.1:")
 """How the name of a Spark master on this machine begins."""
@@ -121,7 +122,7 @@ def demand_open_files() -> None:
     Raises:
         FraudError: it may not.
     """
-    if (allowed := open_files()) < OPEN_FILES:
+    if (allowed := open_files()) < FEWEST_FILES:
         raise FraudError(
             f"{allowed} files may be open at once here, and Spark opens some hundreds "
             f"of jars alone: `ulimit -n {OPEN_FILES}`, or ask who limits it"

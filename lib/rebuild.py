@@ -13,7 +13,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from lib.checkpoint import exclusive, remove, unfinished_rebuild
 from lib.config import Settings
-from lib.lake import SparkLake
+from lib.lake import SparkLake, open_lake
 from lib.query import QUERY, route
 from lib.scoring import INPUT, JUDGED, judge, parse, settle
 from lib.spark import read_table
@@ -57,8 +57,10 @@ def rebuild(spark: SparkSession, settings: Settings) -> dict[str, int]:
             judged.count()  # all of it can be read: only now anything is deleted
             unfinished.set()
             remove(spark, settings.checkpoint(QUERY))
+            stream = open_lake(spark, settings)
             for table in MADE:
                 remove(spark, settings.table(table))
+                stream.create(table)  # with its properties: how long its log stays
             stamped = judged.withColumn("scored_at", F.current_timestamp())
             new = stamped.where(F.col("status") == NEW)
             bad = stamped.where(F.col("reason").isNotNull())

@@ -26,7 +26,7 @@ from lib.producer import replay
 from lib.query import QUERY
 from lib.reconcile import reconcile
 from lib.stream import drain
-from lib.tables import SCORED, TRANSACTIONS
+from lib.tables import SCHEMAS, SCORED, TRANSACTIONS
 from tests.integration.helpers import (
     copied,
     lake,
@@ -76,11 +76,21 @@ def test_rebuild_after_a_crash_leaves_nothing_to_replay(
     """The query died after its tables were written, before its checkpoint said so."""
     settings = copied(base, tmp_path)
     undo_last_batch_commit(settings)
+    properties = configurations(settings)
 
     rebuild.rebuild(spark, settings)
     assert drain(spark, settings, bootstrap)["records"] == 0
 
     assert lake(spark, settings) == told
+    assert configurations(settings) == properties
+
+
+def configurations(settings: Settings) -> dict[str, dict[str, str]]:
+    """How long each table's log is kept, and so on."""
+    return {
+        name: DeltaTable(settings.table(name)).metadata().configuration
+        for name in SCHEMAS
+    }
 
 
 class Crash(BaseException):

@@ -195,7 +195,6 @@ def _demand_batches(
     raise FraudError(
         f"the checkpoint {checkpoint.uri} says that batch {done} is done, and "
         f"{settings.table(BRONZE)} does not hold it: its last commit is lost, or it is "
-        "another table; put it back from a backup, or run `python -m lib rebuild`, "
-        f"then delete the folder {checkpoint.uri}, and Kafka is asked again for what "
-        "is missing; nothing was written"
+        "another table; put it back from a backup, or run `python -m lib rebuild`: the "
+        "next stream asks Kafka again for what is missing; nothing was written"
     )

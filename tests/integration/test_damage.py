@@ -188,10 +188,6 @@ def commits_emptied(settings: Settings) -> Path:
     return emptied(newest(Path(settings.checkpoint(QUERY)) / "commits"))
 
 
-def score_offsets_emptied(settings: Settings) -> Path:
-    return emptied(newest(Path(settings.checkpoint(QUERY)) / "offsets"))
-
-
 def metadata_gone(settings: Settings) -> Path:
     path = emptied(Path(settings.checkpoint(QUERY)) / "metadata")
     path.unlink()
@@ -247,7 +243,6 @@ def file_cut(settings: Settings) -> Path:
     [
         offsets_emptied,
         commits_emptied,
-        score_offsets_emptied,
         metadata_gone,
         application_emptied,
         last_commit_gone,
@@ -308,7 +303,6 @@ def test_the_remedy_for_a_lost_commit_loses_nothing(
         drain(spark, settings, bootstrap)
 
     rebuild(spark, settings)
-    shutil.rmtree(settings.checkpoint(QUERY))
     drain(spark, settings, bootstrap)
 
     assert reconcile(spark, settings, bootstrap).differences == []

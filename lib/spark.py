@@ -72,6 +72,9 @@ _SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
 """JVM options for a session of a few minutes: the optimising compiler would spend a
 third of the CPU on code that is about to end. Without it the JVM would also make do
 with 48 MB of code, which the plans of the marts fill: it then compiles no more."""
+_STACK = "-Xss4m"
+"""For Spark's own threads: a query that is stopped in mid-batch matches the whole text
+of Python's error with an expression that takes a stack frame a character."""
 _COLLECTOR = "-XX:+UseParallelGC"
 """For such a session, too: the default collector, G1, is told of each reference that is
 written, which costs code that is not optimised a tenth of its time."""
@@ -207,6 +210,7 @@ def _properties(settings: Settings, java: Java) -> dict[str, str]:
             f"-Dfraud.log={log}",
             f"-Djava.io.tmpdir={scratch}",
             f"-Dderby.system.home={scratch}",
+            _STACK,
             *_archive(settings, java),
         ),
         "spark.sql.warehouse.dir": str(settings.home / "warehouse"),

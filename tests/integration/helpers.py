@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import psutil
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from lib.clients import committed_records, end_offsets
 from lib.config import ROOT, Settings
@@ -355,5 +356,9 @@ def at_rest(spark: SparkSession, settings: Settings) -> dict[str, list[tuple]]:
     found = {}
     for table in tables:
         frame = spark.read.format("delta").load(settings.table(table))
-        found[table] = sorted(map(tuple, frame.drop("scored_at").collect()), key=repr)
+        frame = frame.drop("scored_at")
+        for name, kind in frame.dtypes:
+            if kind == "timestamp":  # collected, it would be told in the driver's zone
+                frame = frame.withColumn(name, F.unix_micros(name))
+        found[table] = sorted(map(tuple, frame.collect()), key=repr)
     return found

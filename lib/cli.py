@@ -299,15 +299,24 @@ def _doctor(arguments, settings: Settings, stop: Stop):
 @contextmanager
 def _spark(settings: Settings, stop: Stop, *, short_lived: bool):
     """A Spark session that ends with the block, and whose JVM ends with a signal."""
-    from lib.spark import handed_over, spark_session
+    from lib.spark import handed_over, jvm_has_died, spark_session
 
     with handed_over(stop.children.append):
         spark = spark_session(settings, short_lived=short_lived)
     try:
         yield spark
+    except Exception as error:
+        if stop.broken or not jvm_has_died(spark, error):
+            raise
+        raise FraudError(
+            f"Spark's JVM has died (see {settings.log_dir / 'spark-jvm.log'}): nothing "
+            "is lost, run the command again; if it was out of memory, give a stream "
+            "smaller batches with --max-offsets"
+        ) from error
     finally:
         if not stop.broken:
-            spark.stop()
+            with suppress(OSError):  # of a JVM that is gone
+                spark.stop()
 
 
 class _Bar:

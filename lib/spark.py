@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+from py4j.protocol import Py4JError
 from pyspark import java_gateway
 from pyspark.core import context
 from pyspark.errors import PySparkException
@@ -72,6 +73,9 @@ _SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
 """JVM options for a session of a few minutes: the optimising compiler would spend a
 third of the CPU on code that is about to end. Without it the JVM would also make do
 with 48 MB of code, which the plans of the marts fill: it then compiles no more."""
+_LAST_WORDS_SECONDS = 2
+"""How long a JVM whose sockets are closed may take to end."""
+
 _STACK = "-Xss4m"
 """For Spark's own threads: a query that is stopped in mid-batch matches the whole text
 of Python's error with an expression that takes a stack frame a character."""
@@ -112,10 +116,14 @@ def spark_session(
         # Only while the JVM starts: a process started later shall find its own Java.
         with patch.dict(os.environ, variables), _pushed_home(settings):
             try:
-                return builder.getOrCreate()
+                spark = builder.getOrCreate()
             except (PySparkException, OSError) as error:
                 why = _why(log, already, error)
                 raise FraudError(f"Spark does not start: {why}") from error
+        # The thread that takes accumulators would print a traceback, beside the one
+        # line that says so, when the JVM dies.
+        spark.sparkContext._accumulatorServer.handle_error = lambda *_: None
+        return spark
     spark = SparkSession.getActiveSession()
     for key, value in (conf or {}).items():
         spark.conf.set(key, value)
@@ -395,6 +403,21 @@ def cause_of(error: BaseException) -> str:
             "in silence: give the topic a retention longer than the longest stop"
         )
     return line.strip()[:400]
+
+
+def jvm_has_died(spark: SparkSession, error: BaseException) -> bool:
+    """Whether the session's JVM is gone, which may be what the error is about."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    if not any(isinstance(each, (OSError, Py4JError)) for each in chain):
+        return False
+    try:
+        spark.sparkContext._gateway.proc.wait(_LAST_WORDS_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _why(log: Path, already: int, error: Exception) -> str:

@@ -28,7 +28,7 @@ from pyspark.sql.streaming.stateful_processor import (
 from lib import expiry
 from lib.detectors import THRESHOLDS
 from lib.lake import DataFile
-from lib.scoring import INPUT, Judged, judge, parse
+from lib.scoring import INPUT, Judged, fold, judge, parse
 from lib.state_codec import NEVER, last_seen, newest_of
 from lib.tables import UNSURE, table_rows
 from lib.workers import spare_the_collector
@@ -90,9 +90,8 @@ class AccountProcessor(StatefulProcessor):
     ) -> Iterator[pd.DataFrame]:
         """Take the records of one batch; yields rows of OUTPUT."""
         spare_the_collector()
-        packets = []
-        for records in slices(rows):
-            packets += self._packets(self._judge(records))
+        parts = fold([self._judge(records) for records in slices(rows)])
+        packets = [packet for part in parts for packet in self._packets(part)]
         self._sweep()
         yield pd.DataFrame(packets, columns=["kind", "payload"])
 

@@ -8,7 +8,7 @@ batch (`lib.recovery`) all call it, so they can't disagree.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -177,6 +177,45 @@ def judge(
         values=bucket.values(),
         newest_us=int(ts.max()) if len(ts) else None,
     )
+
+
+def fold(parts: list[Judged]) -> list[Judged]:
+    """Records that were judged in parts, as if they had been judged at once.
+
+    A later part may correct an answer that an earlier one gave: to an event of the
+    batch itself, which then has one answer, or to an older one, which then has one
+    correction. Of two answers the one with the greater revision is the later.
+    """
+    if len(parts) == 1:
+        return parts
+    corrections = pa.concat_tables([part.corrections for part in parts])
+    corrections = corrections.sort_by("revision").combine_chunks()
+    names = _names(corrections)
+    last = dict(zip(names.to_pylist(), range(len(names)), strict=True))
+    corrections = corrections.take(pa.array(sorted(last.values()), pa.int64()))
+    names = _names(corrections)
+    records, older = [], np.ones(len(corrections), bool)
+    for part in parts:
+        table = part.records
+        found = pc.index_in(_names(table), value_set=names)
+        mine = pc.and_(pc.equal(table["status"], NEW), pc.is_valid(found))
+        older[found.filter(mine).to_numpy()] = False
+        for name in arrow_schema(ANSWERS).names:
+            column = pc.if_else(mine, corrections[name].take(found), table[name])
+            table = table.set_column(JUDGED.get_field_index(name), name, column)
+        records.append(table.cast(JUDGED))
+    nothing = CORRECTION.empty_table()
+    left = [*[nothing] * (len(parts) - 1), corrections.filter(pa.array(older))]
+    return [
+        replace(part, records=table, corrections=rest)
+        for part, table, rest in zip(parts, records, left, strict=True)
+    ]
+
+
+def _names(rows: pa.Table) -> pa.Array:
+    """One string per identity (n); null for a record without one."""
+    account, event = (_whole(rows[column]) for column in IDENTITY)
+    return pc.binary_join_element_wise(account, event, "\0")
 
 
 def settle(

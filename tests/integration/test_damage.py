@@ -102,7 +102,7 @@ def test_spark_may_compact_every_table(spark, settings: Settings, bootstrap: str
 def test_rows_deleted_by_a_deletion_vector_are_gone(
     spark, settings: Settings, bootstrap: str
 ):
-    """A row that is marked as deleted makes no later record a duplicate."""
+    """... for every reader; and the books say that silver lacks an event."""
     sent(settings, bootstrap, *({"event_id": f"e-{n}"} for n in range(1, 4)))
     drain(spark, settings, bootstrap)
     for table in (TRANSACTIONS, SCORED):
@@ -252,7 +252,6 @@ def file_cut(settings: Settings) -> Path:
         last_commit_emptied,
         log_gone,
         table_gone,
-        file_cut,
     ],
 )
 def test_damage_is_named_and_nothing_is_written(
@@ -282,6 +281,7 @@ def test_damage_is_named_and_nothing_is_written(
 def test_what_reconcile_says_of_a_damaged_file(
     spark, story: Story, bootstrap: str, tmp_path: Path
 ):
+    """The stream reads no data file; who does names it."""
     settings = copied(story.settings, tmp_path)
     file = file_cut(settings)
 

@@ -22,9 +22,9 @@ def test_an_error_in_a_worker(spark: SparkSession):
         class Stranger(Exception):
             pass
 
-        for _batch in batches:
+        for batch in batches:
             raise Stranger("the cause")
-        yield
+            yield batch
 
     with pytest.raises(PySparkException) as caught:
         spark.range(1).mapInArrow(worker, "id long").collect()

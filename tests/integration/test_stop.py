@@ -248,7 +248,7 @@ def books_balance_after(spark, settings: Settings, bootstrap: str, folder: Path)
     """The next run takes up what the stopped one has left."""
     with exclusive(settings):
         pass
-    left = copied(settings, folder)  # this session knows nothing of it
+    left = copied(settings, folder / "left")  # this session knows nothing of it
     drain(spark, left, bootstrap)
     books = reconcile(spark, left, bootstrap)
     assert books.differences == []
@@ -320,8 +320,8 @@ def test_marts_end_while_dbt_builds_them(drained: Settings):
 def test_a_rebuild_ends_half_way_and_the_next_one_completes_it(drained: Settings):
     env = environment(drained.home) | drained.as_env()
     running = Running.of("rebuild", env=env)
-    scored = Path(drained.table("silver/scored"))
-    running.at(lambda: not scored.exists(), "the tables are deleted")
+    unfinished = Path(drained.lake) / "rebuild_unfinished"
+    running.at(unfinished.exists, "the tables are about to be deleted")
 
     stopped(running.end(signal.SIGINT, group=True))
 

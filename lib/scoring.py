@@ -20,6 +20,7 @@ from lib.history import Arrivals, Bucket
 from lib.parsing import integers, parse_columns
 from lib.state_codec import fingerprints
 from lib.tables import (
+    ANSWER_COLUMNS,
     ANSWERS,
     CONFLICT,
     CONTENT,
@@ -165,7 +166,7 @@ def judge(
     columns = {
         **{name: parsed.records[name] for name in INPUT.names},
         **{name: parsed.event[name] for name in parsed.event.column_names},
-        **dict(zip(arrow_schema(ANSWERS).names, answers, strict=True)),
+        **dict(zip(ANSWER_COLUMNS, answers, strict=True)),
         "status": status,
         **as_conflicts(pc.equal(status, CONFLICT), parsed.event),
     }
@@ -200,7 +201,7 @@ def fold(parts: list[Judged]) -> list[Judged]:
         found = pc.index_in(_names(table), value_set=names)
         mine = pc.and_(pc.equal(table["status"], NEW), pc.is_valid(found))
         older[found.filter(mine).to_numpy()] = False
-        for name in arrow_schema(ANSWERS).names:
+        for name in ANSWER_COLUMNS:
             column = pc.if_else(mine, corrections[name].take(found), table[name])
             table = table.set_column(JUDGED.get_field_index(name), name, column)
         records.append(table.cast(JUDGED))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -147,8 +146,3 @@ def table_rows(
             (SCORED, new),
         )
     }
-
-
-def positions(rows: pa.Table) -> np.ndarray:
-    """int64 (n, 2): partition and offset of each row."""
-    return np.column_stack([rows["partition"].to_numpy(), rows["offset"].to_numpy()])

@@ -2,6 +2,9 @@
 
     python -m bench.against REVISION latency [--runs 2] [-- --rate 20 --seconds 90 …]
     python -m bench.against REVISION drain [--runs 2] [-- --events 400000]
+    python -m bench.against REVISION scaling [-- --events 1000000 --accounts 10000]
+
+What is behind -- goes to the benchmark.
 
 The revision is checked out into a folder of its own and runs with this environment's
 packages. A machine's speed changes within the hour, so only the ratio of two runs that
@@ -31,6 +34,12 @@ FIGURES = {
         "seconds": found["spark"]["seconds"],
         "events_per_second": found["spark"]["events_per_second"],
     },
+    "scaling": lambda found: {
+        f"{run['events']} events of {run['accounts']} accounts, drain seconds": run[
+            "drain_seconds"
+        ]
+        for run in found["runs"]
+    },
 }
 
 
@@ -41,15 +50,19 @@ def main() -> None:
     parser.add_argument("benchmark", choices=FIGURES)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("options", nargs="*", help="of the benchmark, behind --")
-    arguments = parser.parse_args()
+    # argparse takes what is behind -- for its own, or leaves it out, by the order.
+    words, options = sys.argv[1:], []
+    if "--" in words:
+        at = words.index("--")
+        words, options = words[:at], words[at + 1 :]
+    arguments = parser.parse_args(words)
     revisions = {"old": arguments.revision, "new": "HEAD"}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in revisions}
     with checkout(arguments.revision) as earlier:
         folders = {"old": earlier, "new": ROOT}
         for _ in range(arguments.runs):
             for name, folder in folders.items():
-                runs[name].append(run(folder, arguments.benchmark, arguments.options))
+                runs[name].append(run(folder, arguments.benchmark, options))
                 print(name, runs[name][-1], flush=True)
     ratios = {
         figure: round(
@@ -63,7 +76,7 @@ def main() -> None:
     }
     record = {
         "machine": machine(),
-        "benchmark": [arguments.benchmark, *arguments.options],
+        "benchmark": [arguments.benchmark, *options],
         "revisions": {n: commit_of(revision) for n, revision in revisions.items()},
         "runs": runs,
         "new_over_old": ratios,

@@ -99,16 +99,18 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def visible(table: Path) -> Iterator[dict[str, object]]:
+def visible(table: Path, behind: int = 0) -> Iterator[dict[str, object]]:
     """When each event was created and when a commit first showed its score, in ms.
 
-    From the table's own log: the first commit with a file that has the event.
+    From the table's own log: the first commit with a file that has the event, of those
+    behind the first `behind` ones.
     """
     seen = set()
-    for entry in sorted((table / "_delta_log").glob("*.json")):
+    for entry in sorted((table / "_delta_log").glob("*.json"))[behind:]:
         actions = [json.loads(line) for line in entry.read_text().splitlines()]
         at = next(a["commitInfo"]["timestamp"] for a in actions if "commitInfo" in a)
-        for path in (a["add"]["path"] for a in actions if "add" in a):
+        added = [a["add"] for a in actions if "add" in a]
+        for path in (file["path"] for file in added if file["dataChange"]):
             rows = pq.read_table(
                 table / path, columns=["account_id", "event_id", "kafka_timestamp"]
             ).to_pylist()

@@ -1,74 +1,19 @@
 """The rules of `lib.detectors` on Quix Streams: one worker, a program of its own.
 
-`bench.drain` starts it with the interpreter of an environment that has quixstreams;
-of this project it needs `lib.events` and `lib.detectors` only. Kafka → Kafka, exactly
-once, with each account's history as its state. What an answer is, and which earlier
-answers it corrects, is the same as in `lib.history`.
+`bench.drain` and `bench.peers` start it with the interpreter of an environment that has
+quixstreams. Kafka → Kafka, exactly once, with each account's history as its state
+(`bench.plain_rules`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import time
-from bisect import insort
 
 from quixstreams import Application
 
-from lib.detectors import THRESHOLDS, amount, geo, velocity
-from lib.events import Event, Rejection, mask_account, parse
-
-_KNOWN = "history"
-
-
-def _order(event: Event) -> tuple[int, str]:
-    return event.ts_us, event.event_id
-
-
-def score(
-    value: bytes, key: bytes | None, kafka_ms: int, _headers: object, state
-) -> list:
-    """The answers that one record gives rise to: its own, then the corrections."""
-    event = parse(value, kafka_ms * 1000, key)
-    if isinstance(event, Rejection):
-        return []
-    kept = state.get_bytes(_KNOWN)
-    newest, history, late, revisions = (
-        pickle.loads(kept) if kept else (event.ts_us, [], [], {})
-    )
-    history = [Event(*fields) for fields in history]
-    if any(e.event_id == event.event_id for e in history) or event.event_id in late:
-        return []
-    if event.ts_us < newest - THRESHOLDS.lateness_us:
-        late.append(event.event_id)
-        answers = [{"event_id": event.event_id, "late": True}]
-    else:
-        newest = max(newest, event.ts_us)
-        insort(history, event, key=_order)
-        place = history.index(event)
-        answers = []
-        for index in range(place, len(history)):
-            known = history[index].event_id
-            if index > place:
-                revisions[known] = revisions.get(known, 0) + 1
-            answers.append(
-                {
-                    "event_id": known,
-                    "account": mask_account(event.account_id),
-                    "late": False,
-                    "revision": revisions.get(known, 0),
-                    **velocity(history, index),
-                    **geo(history, index),
-                    **amount(history, index),
-                }
-            )
-        horizon = newest - THRESHOLDS.retention_us
-        while history[0].ts_us < horizon:
-            revisions.pop(history.pop(0).event_id, None)
-    kept = (newest, [tuple(event) for event in history], late, revisions)
-    state.set_bytes(_KNOWN, pickle.dumps(kept, protocol=5))
-    return answers
+from bench.plain_rules import score
 
 
 def main() -> None:
@@ -77,6 +22,7 @@ def main() -> None:
     for name in ("bootstrap", "topic", "out", "group", "state"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--idle", type=float, default=15.0)
+    parser.add_argument("--commit-seconds", type=float, default=5.0)
     arguments = parser.parse_args()
     seen = {"records": 0, "first": None, "last": None}
 
@@ -91,6 +37,7 @@ def main() -> None:
         consumer_group=arguments.group,
         auto_offset_reset="earliest",
         processing_guarantee="exactly-once",
+        commit_interval=arguments.commit_seconds,
         state_dir=arguments.state,
         on_message_processed=processed,
         loglevel="WARNING",

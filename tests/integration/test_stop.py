@@ -22,9 +22,11 @@ from lib.checkpoint import exclusive
 from lib.clients import end_offsets, ensure_topic
 from lib.config import ROOT, Settings
 from lib.faults import standing_still
+from lib.lake import LocalLake
 from lib.reconcile import reconcile
 from lib.stop import INTERRUPTED
 from lib.stream import drain
+from lib.tables import SCHEMAS
 from tests.integration.helpers import (
     PATIENCE_SECONDS,
     PYTHON,
@@ -175,7 +177,12 @@ STAGES = [
 
 @pytest.fixture(scope="module")
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("stopped") / "home"
+    """A home whose lake has its tables, empty: `reconcile` has something to do."""
+    home = tmp_path_factory.mktemp("stopped") / "home"
+    lake = LocalLake(home / "lake")
+    for name in SCHEMAS:
+        lake.create(name)
+    return home
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda s: f"{s.arguments[0]} {s.name}")

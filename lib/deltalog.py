@@ -56,7 +56,7 @@ def demand_whole(uri: str, spark: SparkSession | None = None) -> bool:
                 f"{uri}/{LOG}", "has no commit, and there are data files", uri
             )
         return False
-    promised = _promised(folder)
+    promised = newest_checkpoint(folder)
     if promised > max((version for version, _ in checkpoints), default=-1):
         # Asked again, because it may have been made since.
         names = [entry.name for entry in folder.list(LOG)]
@@ -89,10 +89,21 @@ def damaged(file: str, what: str, uri: str) -> FraudError:
     return FraudError(f"{file} {what}: {remedy}; nothing was written")
 
 
+def newest_checkpoint(folder: Folder) -> int:
+    """The version of the newest checkpoint that a table's log says it has; -1 for
+    none."""
+    if not folder.size(f"{LOG}/{_LAST}"):
+        return -1
+    try:
+        return int(json.loads(folder.read(f"{LOG}/{_LAST}"))["version"])
+    except (ValueError, KeyError, TypeError):
+        return -1  # a hint only: readers then look for themselves
+
+
 class Folder:
     """A table's folder, on a local disk or wherever Spark can reach."""
 
-    def __init__(self, uri: str, spark: SparkSession | None) -> None:
+    def __init__(self, uri: str, spark: SparkSession | None = None) -> None:
         self._uri, self._local = uri, local_path(uri)
         if self._local is None:
             jvm = spark.sparkContext._jvm
@@ -150,16 +161,6 @@ class Folder:
             return pq.read_metadata(pa.BufferReader(self.read(name))).num_rows > 0
         except (pa.ArrowException, OSError):
             return True
-
-
-def _promised(folder: Folder) -> int:
-    """The version of the newest checkpoint that the log says it has; -1 for none."""
-    if not folder.size(f"{LOG}/{_LAST}"):
-        return -1
-    try:
-        return int(json.loads(folder.read(f"{LOG}/{_LAST}"))["version"])
-    except (ValueError, KeyError, TypeError):
-        return -1  # a hint only: readers then look for themselves
 
 
 def _is_commit(text: bytes) -> bool:

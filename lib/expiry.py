@@ -8,7 +8,7 @@ there are looked at, a few per micro-batch, and whoever has had no event since g
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 from zlib import crc32
 
@@ -59,8 +59,8 @@ def enter(weeks: Map, seen: Iterable[tuple[str, int]], not_before: int) -> None:
 
 def sweep(
     weeks: Map,
-    value_of: Callable[[str], bytes | None],
-    forget: Callable[[str], None],
+    values_of: Callable[[Iterable[str]], Mapping[str, bytes]],
+    forget: Callable[[Iterable[str]], None],
     begin: tuple[int, int],
     watermark_us: int,
     rules: Thresholds = THRESHOLDS,
@@ -69,8 +69,8 @@ def sweep(
 
     Args:
         weeks: see `enter`.
-        value_of: what is remembered of an account, or None.
-        forget: forgets an account.
+        values_of: what is remembered of some accounts.
+        forget: forgets accounts.
         begin: week and shard where the last call ended.
         watermark_us: the event-time watermark.
         rules: for the retention.
@@ -85,10 +85,8 @@ def sweep(
             break
         entered = weeks.getValue((week, shard))
         if entered is not None:
-            for account in set(entered[0].split("\n")):
-                value = value_of(account)
-                if value is not None and last_seen(value, rules) < horizon:
-                    forget(account)
+            values = values_of(sorted(set(entered[0].split("\n"))))
+            forget([a for a, v in values.items() if last_seen(v, rules) < horizon])
             weeks.removeKey((week, shard))
         shard += 1
         if shard == SHARDS:

@@ -21,14 +21,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from lib import lake, query, rebuild
+from lib import lake, maintenance, query, rebuild
 from lib.broker import bootstrap_servers
 from lib.clients import end_offsets
 from lib.config import Settings, local_path
@@ -49,7 +49,7 @@ WATCHED = {
     "state-store commit": ("checkpoints", "pipeline/state/0/*/[0-9]*.changelog"),
     # ... or all of a partition's state, and no table has the batch
     "state snapshot": ("checkpoints", "pipeline/state/0/*/[0-9]*.zip"),
-    # delta-rs writes it right after the commit that is due one
+    # written behind the batch that is due one
     "delta checkpoint": ("lake", f"{SCORED}/_delta_log/*.checkpoint.parquet"),
     # the batch is done
     "batch noted as done": ("checkpoints", "pipeline/commits/[0-9]*"),
@@ -208,13 +208,14 @@ def fused_maintenance(fuse: Fuse) -> type[Maintenance]:
     """Compactions while a process lives for seconds only, with a point behind them."""
 
     class Fused(Maintenance):
-        def __init__(self, uris: list[str]) -> None:
-            super().__init__(uris, every=3)
+        def __init__(self, uris: list[str], alone: Mapping) -> None:
+            super().__init__(uris, every=3, alone=alone)
 
         def after_batch(self) -> None:
             if fuse.is_at("tables compacted"):
                 self._every = 1
             super().after_batch()
+            self.finish()
             fuse.at("tables compacted")
 
     return Fused
@@ -311,7 +312,7 @@ def main() -> None:
     arguments = parser.parse_args()
     conf = INTERPRETED | _SNAPSHOTS
     if arguments.commits_a_checkpoint:
-        lake.COMMITS_A_CHECKPOINT = arguments.commits_a_checkpoint
+        maintenance.CHECKPOINT_COMMITS = arguments.commits_a_checkpoint
         interval = "spark.databricks.delta.properties.defaults.checkpointInterval"
         conf[interval] = str(arguments.commits_a_checkpoint)
     query.LARGE = arguments.large

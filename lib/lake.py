@@ -2,9 +2,9 @@
 
 A batch that is replayed after a crash finds its id in the table's log (txnAppId,
 txnVersion) and changes nothing. On a local lake the rows are Parquet files that are
-there before the commit names them, written by the executors or by the driver, and
-delta-rs commits them; any other URI goes through Spark's writer. Both put the batch id
-into the commit that makes the rows visible.
+there before the commit names them, written by the executors or by the driver; an append
+is a log entry (`lib.delta_append`), a merge is delta-rs's. Any other URI goes through
+Spark's writer. All put the batch id into the commit that makes the rows visible.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,15 +29,12 @@ from deltalake.transaction import AddAction
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lib import datafiles
+from lib import datafiles, maintenance
 from lib.config import Settings, local_path
+from lib.delta_append import AppendLog
 from lib.deltalog import demand_whole
 from lib.errors import FraudError
-from lib.maintenance import RETENTION
 from lib.tables import ANSWER_COLUMNS, ARROW, IDENTITY, SCHEMAS, SCORED
-
-COMMITS_A_CHECKPOINT = 100
-"""Delta's own default of 10 writes the table's state anew five times a second."""
 
 CORRECTION = "correction"
 """The column of a merge's rows that tells a correction from a first answer."""
@@ -98,11 +96,19 @@ class DataFile:
 
 
 class LocalLake:
-    """A lake on a local disk: tables by their names, through delta-rs."""
+    """A lake on a local disk: tables by their names. Appends are log entries of our own
+    (`lib.delta_append`), all else is delta-rs's.
+
+    Attributes:
+        root: its folder.
+        alone: a lock by a table's path, for those who rewrite files.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.alone = {self.uri(name): Lock() for name in SCHEMAS}
         self._tables: dict[str, DeltaTable] = {}
+        self._logs: dict[str, AppendLog] = {}
 
     def uri(self, name: str) -> str:
         """The table's folder."""
@@ -112,9 +118,11 @@ class LocalLake:
         """Create the empty table if it is missing."""
         if not demand_whole(self.uri(name)):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-            interval = {"delta.checkpointInterval": str(COMMITS_A_CHECKPOINT)}
+            interval = {"delta.checkpointInterval": str(maintenance.CHECKPOINT_COMMITS)}
             DeltaTable.create(
-                self.uri(name), ARROW[name], configuration=interval | RETENTION
+                self.uri(name),
+                ARROW[name],
+                configuration=interval | maintenance.RETENTION,
             )
 
     def append(
@@ -125,12 +133,25 @@ class LocalLake:
         files: Sequence[DataFile] = (),
     ) -> None:
         """Add rows and files in one commit, unless the table has seen the batch."""
-        table = self._table(name)
-        if _has_seen(table, name, batch) or not (len(rows) or files):
+        if not (len(rows) or files):
+            return
+        if name not in self._logs:
+            self._logs[name] = AppendLog(self.root / name, ARROW[name])
+        log = self._logs[name]
+        app, number = (batch.name(name), batch.number) if batch else (None, 0)
+        if app is not None and log.has_seen(app, number):
             return
         if len(rows):
             files = [*files, DataFile.write(self.root / name, rows)]
-        now = int(time.time() * 1000)
+        if not (log.is_plain and log.append(files, app, number)):
+            self._append_by_library(name, files, batch)
+            del self._logs[name]  # what it knows is out of date
+
+    def _append_by_library(
+        self, name: str, files: Sequence[DataFile], batch: Batch | None
+    ) -> None:
+        """The same for a table with features that an appender must know of."""
+        table, now = self._table(name), int(time.time() * 1000)
         with _explained(table):
             table.create_write_transaction(
                 [AddAction(f.path, f.size, {}, now, True, f.stats) for f in files],
@@ -142,6 +163,10 @@ class LocalLake:
     def merge(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
         """Add first answers and replace corrected ones in one commit, unless the table
         has seen the batch. ``rows`` have the table's columns and ``correction``."""
+        with self.alone[self.uri(name)]:
+            self._merge(name, rows, batch)
+
+    def _merge(self, name: str, rows: pa.Table, batch: Batch | None) -> None:
         table = self._table(name)
         if _has_seen(table, name, batch):
             return

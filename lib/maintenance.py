@@ -1,17 +1,27 @@
 """Keeps a local lake's files, logs and reading times bounded while the stream runs.
 
-Each micro-batch adds a file and a log entry to each table, some 260,000 a day. So every
-so often the writer itself merges the small files between two batches, when nobody else
-commits, and deletes what no reader needs any more. A compaction changes no row: its
-actions carry ``dataChange: false``, and who follows the log passes over them.
+Each micro-batch adds a file and a log entry to each table, some 400,000 a day. So every
+so often a thread of the writer's merges the small files, writes a checkpoint of the log
+and deletes what no reader needs any more, beside the batches: appends and a compaction
+are no conflict to each other, and a merge waits for it. A compaction changes no row:
+its actions carry ``dataChange: false``, and who follows the log passes over them.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+
+from lib.deltalog import Folder, newest_checkpoint
+
+CHECKPOINT_COMMITS = 100
+"""Commits between two checkpoints of a table's log. Delta's own default of 10 writes
+the table's state anew once a second or two."""
 
 COMPACT_BATCHES = 500
 """Micro-batches between two compactions: some minutes at full speed."""
@@ -36,23 +46,64 @@ _log = logging.getLogger(__name__)
 class Maintenance:
     """Looks after some tables; call `after_batch` when their commits are done."""
 
-    def __init__(self, uris: list[str], every: int = COMPACT_BATCHES) -> None:
-        """Tables by path; compacted every so many batches."""
+    def __init__(
+        self,
+        uris: list[str],
+        every: int = COMPACT_BATCHES,
+        alone: Mapping[str, AbstractContextManager] | None = None,
+    ) -> None:
+        """Args:
+        uris: the tables' paths.
+        every: micro-batches between two compactions.
+        alone: what keeps merges away from a table, by its path.
+        """
         self._uris, self._every = uris, every
+        self._alone = alone or {uri: nullcontext() for uri in uris}
         self._batches = self._compactions = 0
+        self._pool = ThreadPoolExecutor(1, "maintenance")
+        self._running: Future | None = None
 
     def after_batch(self) -> None:
-        """Compact, and clean up, if it is time to. That it fails stops nobody."""
+        """Set about it if it is time to. That it fails stops nobody."""
         self._batches += 1
-        if self._batches % self._every:
+        compact = self._batches % self._every == 0
+        checkpoint = (self._batches - 1) % CHECKPOINT_COMMITS == 0
+        if not (compact or checkpoint):
             return
-        self._compactions += 1
+        if compact:
+            self.finish()  # a slow disk: better late than never
+        elif self._running and not self._running.done():
+            return
+        self._running = self._pool.submit(self._look_after, compact)
+
+    def finish(self) -> None:
+        """Wait for what is under way."""
+        if self._running:
+            self._running.result()
+
+    def _look_after(self, compact: bool) -> None:
+        self._compactions += compact
         for uri in self._uris:
             try:
-                table = DeltaTable(uri)
-                table.optimize.compact(target_size=TARGET_BYTES, max_concurrent_tasks=1)
-                if self._compactions % VACUUM_COMPACTIONS == 0:
-                    table.vacuum(dry_run=False)
+                if compact:
+                    self._compact(uri)
+                self._checkpoint(uri)
             except (DeltaError, OSError) as error:
                 # The next batch will tell if the disk is full.
-                _log.warning("%s was not compacted: %s", uri, error)
+                _log.warning("%s was not looked after: %s", uri, error)
+
+    def _compact(self, uri: str) -> None:
+        with self._alone[uri]:
+            table = DeltaTable(uri)
+            table.optimize.compact(target_size=TARGET_BYTES, max_concurrent_tasks=1)
+        if self._compactions % VACUUM_COMPACTIONS == 0:
+            table.vacuum(dry_run=False)
+
+    @staticmethod
+    def _checkpoint(uri: str) -> None:
+        """Write one if it is due, and delete the log's entries that are out of date."""
+        before = newest_checkpoint(Folder(uri))
+        table = DeltaTable(uri)
+        if table.version() - before >= CHECKPOINT_COMMITS:
+            table.create_checkpoint()
+            table.cleanup_metadata()

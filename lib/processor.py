@@ -30,6 +30,7 @@ from lib.detectors import THRESHOLDS
 from lib.lake import DataFile
 from lib.scoring import INPUT, Judged, fold, judge, parse
 from lib.state_codec import NEVER, last_seen, newest_of
+from lib.state_map import StateMap
 from lib.tables import UNSURE, table_rows
 from lib.workers import spare_the_collector
 
@@ -74,8 +75,8 @@ class AccountProcessor(StatefulProcessor):
 
     def init(self, handle: StatefulProcessorHandle) -> None:
         """Open the state."""
-        self._accounts = handle.getMapState(
-            "accounts", "account_id string", "value binary"
+        self._accounts = StateMap(
+            handle.getMapState("accounts", "account_id string", "value binary")
         )
         # The greatest ts there was, and the next part of `_weeks` to look at.
         self._clock = handle.getValueState(
@@ -111,26 +112,20 @@ class AccountProcessor(StatefulProcessor):
     def _judge(self, records: pa.Table) -> Judged:
         parsed = parse(records)
         clock = self._clock.get()
-        known = {
-            account: value
-            for account in parsed.accounts
-            if (value := self._value(account)) is not None
-        }
+        known = self._accounts.get(parsed.accounts)
         watermark_us = clock[0] - THRESHOLDS.lateness_us if clock else None
         judged = judge(parsed, known, watermark_us)
-        for account in known.keys() - judged.values.keys():
-            self._forget(account)
+        self._accounts.remove(known.keys() - judged.values.keys())
         self._remember(known, judged.values)
         return judged
 
     def _remember(self, known: dict[str, bytes], values: dict[str, bytes]) -> None:
         """Store the accounts that differ, and when they were last seen."""
         seen = []
-        for account, value in values.items():
+        changed = {a: value for a, value in values.items() if value != known.get(a)}
+        self._accounts.put(changed)
+        for account, value in changed.items():
             before = known.get(account)
-            if value == before:
-                continue
-            self._accounts.updateValue((account,), (value,))
             last = last_seen(value, THRESHOLDS)
             if before is None or expiry.week_of(last) != expiry.week_of(
                 last_seen(before, THRESHOLDS)
@@ -154,17 +149,14 @@ class AccountProcessor(StatefulProcessor):
         newest, *begin = clock
         watermark_us = newest - THRESHOLDS.lateness_us
         end = expiry.sweep(
-            self._weeks, self._value, self._forget, tuple(begin), watermark_us
+            self._weeks,
+            self._accounts.get,
+            self._accounts.remove,
+            tuple(begin),
+            watermark_us,
         )
         if end != tuple(begin):
             self._clock.update((newest, *end))
-
-    def _value(self, account: str) -> bytes | None:
-        found = self._accounts.getValue((account,))
-        return None if found is None else bytes(found[0])
-
-    def _forget(self, account: str) -> None:
-        self._accounts.removeKey((account,))
 
     def close(self) -> None:
         """Nothing is open."""

@@ -220,7 +220,8 @@ def local_writer(
         on_batch: called after each batch with its id and its number of records.
     """
     pool = ThreadPoolExecutor(3, "commit")
-    maintenance = Maintenance([lake.uri(name) for name in SCHEMAS])
+    uris = [lake.uri(name) for name in SCHEMAS]
+    maintenance = Maintenance(uris, alone=lake.alone)
 
     def write(output: DataFrame, batch_id: int) -> None:
         rows, corrections, files = _unpack(output.toArrow())

@@ -37,8 +37,9 @@ from lib.surroundings import (
 )
 
 SHUFFLE_PARTITIONS = 4
-"""Tasks of a shuffle, and so the number of state stores of a stateful query. A
-checkpoint keeps the number it was made with."""
+"""Tasks of a shuffle at most, and so the number of state stores of a stateful query; on
+one machine not more than it has cores. Each costs a small batch some 20 ms, and a drain
+wants one a core. A checkpoint keeps the number it was made with."""
 
 INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
@@ -225,7 +226,7 @@ def _properties(settings: Settings, java: Java) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
-        "spark.sql.shuffle.partitions": str(SHUFFLE_PARTITIONS),
+        "spark.sql.shuffle.partitions": str(_partitions(settings)),
         # Micro-batches are small: re-planning them costs more than it wins.
         "spark.sql.adaptive.enabled": "false",
         "spark.scheduler.mode": "FAIR",
@@ -277,6 +278,12 @@ def _properties(settings: Settings, java: Java) -> dict[str, str]:
     if on_object_store(settings):
         properties |= _S3_PROPERTIES
     return properties
+
+
+def _partitions(settings: Settings) -> int:
+    if not settings.master.startswith("local"):
+        return SHUFFLE_PARTITIONS
+    return min(SHUFFLE_PARTITIONS, os.cpu_count() or 1)
 
 
 def _daemon() -> dict[str, str]:

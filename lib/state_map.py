@@ -1,23 +1,26 @@
 """Many keys of a state at once, where Spark's MapState takes one at a time.
 
 PySpark sends the JVM one request, waits for its answer, and sends the next one. Here
-some hundred requests are on their way before the first answer is read. The messages
+some dozens are on their way before the first answer is read. The messages
 are PySpark's own (`pyspark.sql.streaming.map_state_client`, whose private parts are
 used here: the version is pinned, and each stream in the tests goes through it).
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
-from pyspark.serializers import write_int
+from pyspark.serializers import pickle_protocol, write_int
 from pyspark.sql.streaming.proto import StateMessage_pb2 as messages
 from pyspark.sql.streaming.stateful_processor import MapState
 
-AT_ONCE, AT_ONCE_BYTES = 256, 16 * 2**10
-"""Requests that may be unanswered, and their bytes. The JVM writes an answer before it
-reads on: were there more requests than a socket's buffers hold, and answers too, both
-sides would wait for each other."""
+AT_ONCE, AT_ONCE_BYTES = 32, 4 * 2**10
+"""Requests that may be unanswered and, where the answers are of any size, their bytes.
+The JVM writes an answer before it reads on: were there more requests than a socket's
+buffers hold, and more answers too, both sides would wait for each other. Of a buffer
+each answer takes the better part of a kilobyte, however short it is."""
 
 
 class StateMap:
@@ -25,10 +28,6 @@ class StateMap:
 
     def __init__(self, state: MapState) -> None:
         self._name = state._stateName
-        self._schemas = (
-            state._mapStateClient.user_key_schema,
-            state._mapStateClient.value_schema,
-        )
         self._client = state._mapStateClient._stateful_processor_api_client
 
     def get(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -39,14 +38,14 @@ class StateMap:
         keys = list(keys)
         calls = (
             messages.MapStateCall(
-                stateName=self._name, getValue=messages.GetValue(userKey=self._key(key))
+                stateName=self._name, getValue=messages.GetValue(userKey=_row(key))
             )
             for key in keys
         )
         found = {}
-        for key, answer in zip(keys, self._ask(calls), strict=True):
+        for key, answer in zip(keys, self._ask(calls, AT_ONCE_BYTES), strict=True):
             if answer:
-                (value,) = self._client._deserialize_from_bytes(answer)
+                (value,) = pickle.loads(answer)
                 found[key] = bytes(value)
         return found
 
@@ -58,10 +57,7 @@ class StateMap:
         calls = (
             messages.MapStateCall(
                 stateName=self._name,
-                updateValue=messages.UpdateValue(
-                    userKey=self._key(key),
-                    value=self._client._serialize_to_bytes(self._schemas[1], (value,)),
-                ),
+                updateValue=messages.UpdateValue(userKey=_row(key), value=_row(value)),
             )
             for key, value in values.items()
         )
@@ -76,24 +72,23 @@ class StateMap:
         calls = (
             messages.MapStateCall(
                 stateName=self._name,
-                removeKey=messages.RemoveKey(userKey=self._key(key)),
+                removeKey=messages.RemoveKey(userKey=_row(key)),
             )
             for key in keys
         )
         for _ in self._ask(calls):
             pass
 
-    def _key(self, key: str) -> bytes:
-        return self._client._serialize_to_bytes(self._schemas[0], (key,))
-
-    def _ask(self, calls: Iterable[messages.MapStateCall]) -> Iterator[bytes]:
+    def _ask(
+        self, calls: Iterable[messages.MapStateCall], most_bytes: float = inf
+    ) -> Iterator[bytes]:
         """The answer to each call, in order."""
         waiting = size = 0
         for call in calls:
             request = messages.StateRequest(
                 stateVariableRequest=messages.StateVariableRequest(mapStateCall=call)
             ).SerializeToString()
-            if waiting and (waiting == AT_ONCE or size + len(request) > AT_ONCE_BYTES):
+            if waiting and (waiting == AT_ONCE or size + len(request) > most_bytes):
                 yield from self._answers(waiting)
                 waiting = size = 0
             write_int(0, self._client.sockfile)  # the version of the protocol
@@ -109,3 +104,8 @@ class StateMap:
             if status != 0:
                 raise RuntimeError(f"Spark's state {self._name}: {error}")
             yield value
+
+
+def _row(value: str | bytes) -> bytes:
+    """A row of one column, as PySpark sends it to the JVM."""
+    return pickle.dumps((value,), pickle_protocol)

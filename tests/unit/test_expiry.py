@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,17 +42,25 @@ days = st.integers(0, 400)
 @given(st.lists(st.tuples(st.integers(0, 20), days), min_size=1, max_size=60))
 def test_who_is_behind_goes_and_no_one_else(visits: list[tuple[int, int]]) -> None:
     weeks, accounts = Map(), {}
+
+    def values_of(names: Iterable[str]) -> dict[str, bytes]:
+        return {name: accounts[name] for name in names if name in accounts}
+
+    def forget(names: Iterable[str]) -> None:
+        for name in names:
+            del accounts[name]
+
     begin = (expiry.week_of(START), 0)
     for number, day in sorted(visits, key=lambda visit: visit[1]):
         name, now = f"ACCT_{number}", START + day * DAY
         accounts[name] = value(now)
         expiry.enter(weeks, [(name, now)], begin[0] + bool(begin[1]))
-        begin = expiry.sweep(weeks, accounts.get, accounts.pop, begin, now)
+        begin = expiry.sweep(weeks, values_of, forget, begin, now)
         behind = now - THRESHOLDS.retention_us
         # At most a week and the parts not yet looked at late, never too early.
         assert name in accounts
     for _ in range(expiry.SHARDS * 70 // expiry.VISITS):
-        begin = expiry.sweep(weeks, accounts.get, accounts.pop, begin, now)
+        begin = expiry.sweep(weeks, values_of, forget, begin, now)
 
     last = {f"ACCT_{n}": START + d * DAY for n, d in sorted(visits, key=lambda v: v[1])}
     for name, seen in last.items():

@@ -44,6 +44,7 @@ def test_files_stay_few_and_each_row_is_seen_once(lake: LocalLake):
     for number in range(35):
         lake.append(QUARANTINE, row(number), Batch("app", number))
         maintenance.after_batch()
+        maintenance.finish()
         for change in follower.poll():
             files = change.added if isinstance(change, Commit) else change.files
             for file in files:
@@ -59,7 +60,7 @@ def test_files_stay_few_and_each_row_is_seen_once(lake: LocalLake):
 def test_a_batch_is_known_after_a_compaction(lake: LocalLake):
     lake.append(QUARANTINE, row(0), Batch("app", 0))
     lake.append(QUARANTINE, row(1), Batch("app", 1))
-    Maintenance([lake.uri(QUARANTINE)], every=1).after_batch()
+    compact(lake)
 
     lake.append(QUARANTINE, row(1), Batch("app", 1))
 
@@ -68,4 +69,74 @@ def test_a_batch_is_known_after_a_compaction(lake: LocalLake):
 
 
 def test_a_table_that_cannot_be_compacted_stops_nobody(tmp_path: Path):
-    Maintenance([str(tmp_path / "nowhere")], every=1).after_batch()
+    maintenance = Maintenance([str(tmp_path / "nowhere")], every=1)
+    maintenance.after_batch()
+    maintenance.finish()
+
+
+def offsets(lake: LocalLake) -> list[int]:
+    """What the table holds, read by delta-rs from the log alone."""
+    table = DeltaTable(lake.uri(QUARANTINE)).to_pyarrow_table(columns=["offset"])
+    return sorted(table["offset"].to_pylist())
+
+
+def test_an_append_meets_entries_of_others(lake: LocalLake, tmp_path: Path):
+    other = LocalLake(tmp_path)
+    for number in range(4):
+        lake.append(QUARANTINE, row(2 * number), Batch("app", number))
+        other.append(QUARANTINE, row(2 * number + 1), Batch("other", number))
+        if number == 2:
+            compact(lake)
+
+    assert offsets(lake) == list(range(8))
+    assert lake.last_batch(QUARANTINE, "app") == 3
+    assert lake.last_batch(QUARANTINE, "other") == 3
+
+
+def test_nothing_is_written_into_the_past(lake: LocalLake, tmp_path: Path):
+    """Versions that others made and whose entries are gone are not free."""
+    other = LocalLake(tmp_path)
+    lake.append(QUARANTINE, row(0), Batch("app", 0))
+    for number in range(1, 6):
+        other.append(QUARANTINE, row(number), Batch("other", number))
+    DeltaTable(lake.uri(QUARANTINE)).create_checkpoint()
+    log = Path(lake.uri(QUARANTINE)) / "_delta_log"
+    for version in range(5):
+        (log / f"{version:020d}.json").unlink()
+
+    lake.append(QUARANTINE, row(6), Batch("app", 1))
+
+    assert offsets(lake) == list(range(7))
+
+
+@pytest.mark.parametrize("when", ["before the first append", "between two"])
+def test_a_table_that_asks_for_more_is_left_to_the_library(lake: LocalLake, when: str):
+    """A constraint is a feature of the table: whoever appends must know it."""
+    if when == "between two":
+        lake.append(QUARANTINE, row(0), Batch("app", 0))
+    DeltaTable(lake.uri(QUARANTINE)).alter.add_constraint({"early": "offset < 100"})
+
+    lake.append(QUARANTINE, row(1), Batch("app", 1))
+    lake.append(QUARANTINE, row(1), Batch("app", 1))
+
+    assert offsets(lake) == [0, 1] if when == "between two" else [1]
+
+
+def test_appends_beside_a_compaction(lake: LocalLake):
+    """Neither waits for the other, and no row is lost or doubled."""
+    maintenance = Maintenance([lake.uri(QUARANTINE)], every=20)
+    for number in range(300):
+        lake.append(QUARANTINE, row(number), Batch("app", number))
+        maintenance.after_batch()
+    maintenance.finish()
+
+    assert offsets(lake) == list(range(300))
+    assert len(DeltaTable(lake.uri(QUARANTINE)).file_uris()) < 60
+    log = Path(lake.uri(QUARANTINE)) / "_delta_log"
+    assert list(log.glob("*.checkpoint.parquet"))
+
+
+def compact(lake: LocalLake) -> None:
+    maintenance = Maintenance([lake.uri(QUARANTINE)], every=1)
+    maintenance.after_batch()
+    maintenance.finish()

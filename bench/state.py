@@ -68,8 +68,8 @@ def main() -> None:
     for accounts in arguments.accounts:
         with tempfile.TemporaryDirectory() as home:
             figures: dict[str, object] = {"accounts": accounts}
-            for name in ("fill", "measure"):
-                figures |= _process(name, home, accounts, arguments)
+            figures |= filled(home, accounts)
+            figures |= measured(home, arguments.seconds, arguments.drain)
             runs.append(figures)
             print(figures, file=sys.stderr, flush=True)
     asked = {"rate": RATE, "seconds": arguments.seconds, "drain": arguments.drain}
@@ -78,13 +78,19 @@ def main() -> None:
     print(text)
 
 
-def _process(
-    phase: str, home: str, accounts: int, asked: argparse.Namespace
-) -> dict[str, object]:
-    """That phase's figures, measured in a process of its own."""
+def filled(home: str, accounts: int) -> dict[str, object]:
+    """See `fill`, in a process of its own."""
+    return _process("fill", home, "--accounts", accounts)
+
+
+def measured(home: str, seconds: int, drain: int) -> dict[str, object]:
+    """See `measure`, in a process of its own."""
+    return _process("measure", home, "--seconds", seconds, "--drain", drain)
+
+
+def _process(phase: str, home: str, *asked: object) -> dict[str, object]:
     command = [sys.executable, "-m", "bench.state", "--phase", phase, "--home", home]
-    command += ["--accounts", accounts, "--seconds", asked.seconds]
-    command += ["--drain", asked.drain]
+    command += asked
     ran = subprocess.run(
         [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, check=True
     )

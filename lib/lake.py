@@ -280,9 +280,15 @@ class SparkLake:
 
 
 def open_lake(spark: SparkSession, settings: Settings) -> LocalLake | SparkLake:
-    """The lake behind ``FRAUD_LAKE``."""
+    """The lake behind ``FRAUD_LAKE``.
+
+    Where it or Spark's master is on another machine, the executors write: there no row
+    passes the driver.
+    """
     root = local_path(settings.lake)
-    return SparkLake(spark, settings) if root is None else LocalLake(root)
+    if root is None or not settings.master.startswith("local"):
+        return SparkLake(spark, settings)
+    return LocalLake(root)
 
 
 def with_corrections(

@@ -27,7 +27,7 @@ from pyspark.sql.streaming import StreamingQuery
 from lib import preflight, recovery
 from lib.checkpoint import Checkpoint, unfinished_rebuild
 from lib.clients import spark_options
-from lib.config import Settings, local_path
+from lib.config import Settings
 from lib.errors import FraudError
 from lib.lake import (
     CORRECTION,
@@ -409,12 +409,8 @@ def start(
     recovery.drop_plan(lake, checkpoint)
     beginning = recovery.beginning(spark, settings, bootstrap, lake, checkpoint)
     app = checkpoint.application_id(QUERY)
-    folder = local_path(settings.lake)
-    # Workers may write there if they run on this machine.
-    here = folder is not None and settings.master.startswith("local")
-    target = Target(
-        settings.topic, beginning.first_batch, str(folder) if here else None, LARGE
-    )
+    folder = str(lake.root) if isinstance(lake, LocalLake) else None
+    target = Target(settings.topic, beginning.first_batch, folder, LARGE)
     stream = read_topic(
         spark,
         settings,

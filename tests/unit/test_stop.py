@@ -146,8 +146,8 @@ child = subprocess.Popen(
 )
 stop.children.append(child)
 child.stdout.readline()
-say(child.pid)
 try:
+    say(child.pid)
     child.wait()
 finally:
     say(child.poll() is not None)

@@ -1,7 +1,6 @@
 """An earlier revision and this one in turn: the same benchmark, machine and hour.
 
     python -m bench.against REVISION latency [--runs 2] [-- --rate 20 --seconds 90 …]
-    python -m bench.against REVISION drain [--runs 2] [-- --events 400000]
     python -m bench.against REVISION scaling [-- --events 1000000 --accounts 10000]
 
 What is behind -- goes to the benchmark.
@@ -30,10 +29,6 @@ from lib.jars import JAR_DIR
 
 FIGURES = {
     "latency": lambda found: found["latency_ms"],
-    "drain": lambda found: {
-        "seconds": found["spark"]["seconds"],
-        "events_per_second": found["spark"]["events_per_second"],
-    },
     "scaling": lambda found: {
         f"{run['events']} events of {run['accounts']} accounts, drain seconds": run[
             "drain_seconds"

@@ -31,6 +31,11 @@ _PLAIN_WRITER = 2
 the protocol's "Requirements for Writers"."""
 
 
+_STAGED = ".append-"
+"""How an entry's name begins that is written and not made a version yet. Readers of a
+log pass over it."""
+
+
 class File(Protocol):
     """A data file that no entry names yet, see `lib.lake.DataFile`."""
 
@@ -48,6 +53,8 @@ class AppendLog:
         Raises deltalake's errors if it can't be read.
         """
         self._folder, self._log, self._schema = folder, folder / LOG, schema
+        for left in self._log.glob(f"{_STAGED}*"):
+            left.unlink()  # by a process that was killed
         self._open()
 
     @property
@@ -81,7 +88,7 @@ class AppendLog:
             # next version that we know of could be free, and lie in the past.
             self._open()
         entry = self._entry(files, app, number)
-        staged = self._log / f".{uuid.uuid4()}.tmp"
+        staged = self._log / f"{_STAGED}{uuid.uuid4()}.tmp"
         staged.write_text(entry)
         try:
             while not self._put(staged):

@@ -211,7 +211,7 @@ def operator(
 def local_writer(
     lake: LocalLake, app: str, target: Target, on_batch: OnBatch
 ) -> Callable[[DataFrame, int], None]:
-    """The foreachBatch function for a lake on a local disk: Arrow, and delta-rs.
+    """The foreachBatch function for a lake on a local disk: Arrow, without a Spark job.
 
     Args:
         lake: where the tables lie.

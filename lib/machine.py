@@ -33,6 +33,7 @@ PYTHONS = ((3, 11), (3, 13))
 MODULES = ("venv", "ensurepip", "ssl", "ctypes")
 """Modules of the standard library that set-up needs and that some systems lack."""
 
+GB = 2**30
 MIN_MEMORY_GB = 4
 TEST_MEMORY_GB = 8
 MIN_DISK_GB = 2
@@ -150,9 +151,10 @@ def browser() -> Check:
 
 def memory() -> Check:
     """Memory in GB (2**30 bytes) of the machine, or of the container that this is."""
-    total, free = _memory_bytes()
-    total, free = total / 2**30, free / 2**30 if free is not None else None
-    found = f"{total:.1f} GB" + (f", {free:.1f} GB of it free" if free else "")
+    total, free = _memory_gb()
+    found = f"{total:.1f} GB"
+    if free is not None:
+        found += f", {free:.1f} GB of it free"
     if total < MIN_MEMORY_GB:
         remedy = f"take a machine, or a limit, with {MIN_MEMORY_GB} GB"
         return Check("memory", False, found, remedy)
@@ -177,17 +179,16 @@ def disk(home: Path) -> Check:
     Args:
         home: folder of what a run writes; need not be there.
     """
-    wanted = {_existing(home): MIN_DISK_GB}
+    wanted = {_existing(home): (MIN_DISK_GB, "set FRAUD_HOME to another disk")}
     if not is_set_up():
-        wanted[ROOT] = SETUP_DISK_GB
-    free = {folder: shutil.disk_usage(folder).free / 2**30 for folder in wanted}
-    found = "; ".join(f"{gb:.1f} GB free in {shown(f)}" for f, gb in free.items())
-    remedy = ""
-    if free[_existing(home)] < MIN_DISK_GB:
-        remedy = f"set FRAUD_HOME to a folder with {MIN_DISK_GB} GB, or free some"
-    if not is_set_up() and free[ROOT] < SETUP_DISK_GB:
-        remedy = f"free {SETUP_DISK_GB} GB, or move the repository to another disk"
-    return Check("disk", not remedy, found, remedy)
+        wanted[ROOT] = SETUP_DISK_GB, "move the repository to another disk"
+    found, remedies = [], []
+    for folder, (least, otherwise) in wanted.items():
+        free = shutil.disk_usage(folder).free / GB
+        found.append(f"{free:.1f} GB free in {shown(folder)}")
+        if free < least:
+            remedies.append(f"free {least} GB in {shown(folder)}, or {otherwise}")
+    return Check("disk", not remedies, "; ".join(found), "; ".join(remedies))
 
 
 def home(folder: Path) -> Check:
@@ -350,13 +351,14 @@ def _first_line(program: str, *words: str) -> str:
     return out.stdout.partition("\n")[0].strip()
 
 
-def _memory_bytes() -> tuple[int, int | None]:
+def _memory_gb() -> tuple[float, float | None]:
     """All there is, or that a container may have; and what is free, if that is told."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if (limit := _text(_MEMORY_LIMIT).strip()).isdigit():
         total = min(total, int(limit))
     available = re.search(r"^MemAvailable: *(\d+) kB", _text(_MEMORY_FREE), re.M)
-    return total, min(total, int(available.group(1)) * 1024) if available else None
+    free = min(total, int(available.group(1)) * 1024) / GB if available else None
+    return total / GB, free
 
 
 def _text(file: Path) -> str:

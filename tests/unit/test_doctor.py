@@ -24,9 +24,9 @@ from lib import doctor, machine
 from lib.config import ROOT, Settings
 from lib.doctor import Check, checks, verdict
 from lib.errors import FraudError
+from lib.machine import GB
 from lib.network import BUNDLES, FOLDERS
 
-GB = 2**30
 PROXIES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
 
 
@@ -179,13 +179,13 @@ def test_no_java_is_a_fault_after_set_up_only(monkeypatch, packages: bool):
     ],
 )
 def test_memory(monkeypatch, total: int, free: int | None, ok: bool, advice: str):
-    read = total * GB, free * GB if free is not None else None
-    monkeypatch.setattr(machine, "_memory_bytes", lambda: read)
+    monkeypatch.setattr(machine, "_memory_gb", lambda: (total, free))
 
     check = machine.memory()
 
     assert check.ok is ok
     assert check.found.startswith(f"{total}.0 GB")
+    assert ("of it free" in check.found) is (free is not None)
     assert advice in check.remedy
     assert bool(advice) is bool(check.remedy)
 
@@ -194,11 +194,11 @@ def test_memory(monkeypatch, total: int, free: int | None, ok: bool, advice: str
 def test_memory_of_a_container(tmp_path: Path, monkeypatch, limit: str, total):
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     (tmp_path / "limit").write_text(f"{limit}\n")
-    (tmp_path / "free").write_text("MemTotal: 9 kB\nMemAvailable:    2048 kB\n")
+    (tmp_path / "free").write_text("MemTotal: 9 kB\nMemAvailable:  131072 kB\n")
     monkeypatch.setattr(machine, "_MEMORY_LIMIT", tmp_path / "limit")
     monkeypatch.setattr(machine, "_MEMORY_FREE", tmp_path / "free")
 
-    assert machine._memory_bytes() == (total * GB if total else whole, 2048 * 1024)
+    assert machine._memory_gb() == (total or whole / GB, 0.125)
 
 
 @pytest.mark.parametrize(("number", "slow"), [(2, False), (1, True)])

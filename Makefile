@@ -20,12 +20,21 @@ export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster marts dbt-docs lab test lint bench figures lock sbom \
-	docker-up docker-down docker-pin clean
+.PHONY: help doctor setup demo cluster marts dbt-docs lab test lint bench figures lock \
+	sbom docker-up docker-down docker-pin clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' \
 		| awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+# With this machine's Python before set-up: it needs no packages, only skips what does.
+doctor:  ## say whether this machine is ready, before set-up too
+	@if test -x $(BIN)/python; then python=$(BIN)/python; else python="$(PYTHON)"; fi; \
+		$$python -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || { \
+		echo "FAIL python: $$python is not there, or older than 3.9 (needed: 3.11 to 3.13)"; \
+		echo "     install Python 3.11-3.13, then make doctor PYTHON=python3.13"; \
+		echo "not ready: python"; exit 1; }; \
+		$$python -m lib doctor 2>&1 >/dev/null
 
 setup: $(STAMP)  ## virtual environment, packages and jars (once, then a no-op)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import shutil
 import subprocess
 import tempfile
 import time
@@ -21,18 +20,11 @@ import websocket
 from lib.errors import FraudError
 from lib.loopback import NAMES as LOOPBACK
 from lib.loopback import open_url
+from lib.machine import find_browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 START_SECONDS = 60
 STOP_SECONDS = 10
 POLL_SECONDS = 0.05
-
-
-def find_browser() -> str | None:
-    """Chromium or Chrome on this machine; None if there is none."""
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    return found or (str(_MAC) if _MAC.exists() else None)
 
 
 class Browser:

@@ -281,16 +281,15 @@ def _demo(arguments, settings: Settings, stop: Stop):
 
 
 def _doctor(arguments, settings: Settings, stop: Stop):
-    from lib.doctor import checks
+    from lib.doctor import checks, verdict
 
     found = checks(settings, arguments.left_out)
     for check in found:
-        mark = "ok  " if check.ok else "FAIL"
-        _say(f"{mark} {check.name}: {check.found}")
-        if not check.ok:
-            _say(f"     {check.remedy}")
-    failed = [check.name for check in found if not check.ok]
-    return (1 if failed else 0), {"checks": [check.as_dict() for check in found]}
+        for line in check.lines():
+            _say(line)
+    _say(verdict(found))
+    result = {"checks": [check.as_dict() for check in found]}
+    return (0 if all(check.ok for check in found) else 1), result
 
 
 # -- plumbing -------------------------------------------------------------------

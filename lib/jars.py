@@ -27,6 +27,7 @@ from tqdm import tqdm
 from lib.config import ROOT
 from lib.errors import FraudError
 from lib.java import find_java
+from lib.network import argument_file, jvm_options
 from lib.stop import run
 from lib.surroundings import jvm_locale
 
@@ -220,9 +221,6 @@ def _run_ivy(
     transitive: bool,
     sizes: dict[str, int] | None,
 ) -> None:
-    # Here, because whoever fetches nothing needs none of the cryptography in it.
-    from lib.network import argument_file, jvm_options
-
     ivy = next(p for p in _pyspark_jars() if p.name.startswith("ivy-"))
     conf = "default->default(compile),runtime" if transitive else "default->master"
     dependencies = "".join(

@@ -1,7 +1,8 @@
-"""HTTP to a server on this machine: no proxy takes part in it."""
+"""Servers on this machine: HTTP to one without a proxy, and whether a port is free."""
 
 from __future__ import annotations
 
+import socket
 import urllib.request
 
 NAMES = ("127.0.0.1", "localhost", "::1")
@@ -24,3 +25,15 @@ def open_url(url: str, timeout: float):
         OSError: no answer, or one that says that something is wrong.
     """
     return _direct.open(url, timeout=timeout)
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        # As the server does it: what lingers from an earlier run is no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((NAMES[0], port))
+        except OSError:
+            return False
+    return True

@@ -11,14 +11,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies
 
-import certifi
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.serialization import pkcs12
-from cryptography.utils import CryptographyDeprecationWarning
+if TYPE_CHECKING:  # `doctor` looks at the variables before there are packages
+    from cryptography import x509
 
 BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUNDLE")
 """Variables that name a file of certificates, or a folder of such files."""
@@ -29,6 +27,7 @@ FOLDERS = "SSL_CERT_DIR"
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL
 )
+_SCHEMES = ("http", "https")
 _NEVER_BY_PROXY = ("localhost", "127.*", "[::1]")
 
 
@@ -38,6 +37,28 @@ def bundles() -> dict[str, list[Path]]:
     named[FOLDERS] = os.environ.get(FOLDERS, "").split(os.pathsep)
     found = {name: [Path(p) for p in paths if p] for name, paths in named.items()}
     return {name: paths for name, paths in found.items() if paths}
+
+
+def has_certificates(path: Path) -> bool:
+    """Whether a file, or one of a folder's files, holds a certificate (PEM)."""
+    return next(_blocks(path), None) is not None
+
+
+def proxies() -> dict[str, SplitResult]:
+    """Address of the proxy for ``http`` and for ``https``, where there is one.
+
+    Of the environment, or of macOS' settings.
+
+    Raises:
+        ValueError: what is given is no address.
+    """
+    given = getproxies()
+    found = {scheme: given.get(scheme) or given.get("all") for scheme in _SCHEMES}
+    return {
+        scheme: urlsplit(address if "://" in address else f"http://{address}")
+        for scheme, address in found.items()
+        if address
+    }
 
 
 def jvm_options(folder: Path) -> list[str]:
@@ -55,6 +76,10 @@ def _trust(folder: Path) -> list[str]:
     """The certificates of the variables and the public ones, in one store."""
     if not bundles():
         return []  # Java knows the public ones
+    import certifi
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
     paths = [path for named in bundles().values() for path in named]
     unique = {
         certificate.fingerprint(hashes.SHA256()): certificate
@@ -78,31 +103,32 @@ def _trust(folder: Path) -> list[str]:
 
 def _certificates(path: Path) -> Iterator[x509.Certificate]:
     """Those in a file, or in a folder's files; what is none is passed over."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    for file in files:
+    from cryptography import x509
+    from cryptography.utils import CryptographyDeprecationWarning
+
+    for block in _blocks(path):
+        try:
+            with warnings.catch_warnings():
+                # Some roots are older than the rules that they break.
+                warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+                yield x509.load_pem_x509_certificate(block)
+        except ValueError:
+            continue
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """What looks like a certificate, in a file or in a folder's files."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         try:
             content = file.read_bytes()
         except OSError:
             continue
-        for block in _PEM.findall(content):
-            try:
-                with warnings.catch_warnings():
-                    # Some roots are older than the rules that they break.
-                    warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-                    yield x509.load_pem_x509_certificate(block)
-            except ValueError:
-                continue
+        yield from _PEM.findall(content)
 
 
 def _proxies() -> list[str]:
-    """Of the environment, or of macOS' settings."""
-    given = getproxies()
     options = []
-    for scheme in ("http", "https"):
-        address = given.get(scheme) or given.get("all")
-        if not address:
-            continue
-        parts = urlsplit(address if "://" in address else f"http://{address}")
+    for scheme, parts in proxies().items():
         kind = "socksProxy" if parts.scheme.startswith("socks") else f"{scheme}.proxy"
         default = {"socksProxy": 1080}.get(kind, 443 if parts.scheme == "https" else 80)
         options += [
@@ -118,7 +144,7 @@ def _proxies() -> list[str]:
                 "-Djdk.http.auth.tunneling.disabledSchemes=",
             ]
     if options:
-        never = "|".join([*_NEVER_BY_PROXY, *_not_by_proxy(given.get("no", ""))])
+        never = "|".join([*_NEVER_BY_PROXY, *_not_by_proxy(getproxies().get("no", ""))])
         options.append(f"-Dhttp.nonProxyHosts={never}")
     return list(dict.fromkeys(options))
 

@@ -65,6 +65,16 @@ def ignored(alone: bool, env: Mapping[str, str] | None = None) -> list[str]:
     )
 
 
+def leading_elsewhere(env: Mapping[str, str] | None = None) -> list[str]:
+    """Names of the variables that lead to other machines' services.
+
+    Args:
+        env: see `ignored`.
+    """
+    env = os.environ if env is None else env
+    return sorted(name for name in _FOR_ELSEWHERE if name in env)
+
+
 def leave_out(alone: bool, env: MutableMapping[str, str] | None = None) -> list[str]:
     """Make the environment (by default this process's) what our programs want.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -13,11 +12,11 @@ from pathlib import Path
 
 from lib.broker import free_ports
 from lib.config import Settings
+from lib.dashboard import PORT
 from lib.errors import FraudError
-from lib.loopback import open_url
+from lib.loopback import is_free, open_url
 
 HOST = "127.0.0.1"
-PORT = 8501
 READY_SECONDS = 60
 STOP_SECONDS = 10
 # One arena and few threads: the page reads small files, and memory is what it may not
@@ -51,7 +50,7 @@ class Dashboard:
         """Args: settings; port: None means PORT, 0 any that is free; or_any_port:
         if nobody asked for a port and PORT is taken, use another one."""
         self.settings = settings
-        if port is None and or_any_port and not _free(PORT):
+        if port is None and or_any_port and not is_free(PORT):
             port = 0
         self._port = free_ports(1)[0] if port == 0 else (port or PORT)
         self.url = f"http://{HOST}:{self._port}"
@@ -77,7 +76,7 @@ class Dashboard:
         Raises:
             FraudError: the port is taken.
         """
-        if not _free(self._port):
+        if not is_free(self._port):
             raise FraudError(
                 f"port {self._port} is taken: end what runs there, or choose another "
                 "with --port"
@@ -153,17 +152,6 @@ def open_in_browser(url: str) -> None:
     )
     if on_screen:  # else Python would open a text browser in this very terminal
         webbrowser.open(url)
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As the server does it: what lingers from an earlier run is no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def _end_with_parent() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from bench.machine import machine
 from bench.state import measured
 from lib.broker import Broker
 from lib.clients import committed_records, end_offsets
-from lib.config import Settings
+from lib.config import ROOT, Settings
 from lib.generator import generate
 from lib.lake import LocalLake
 from lib.processor import CORRECTIONS, ROWS, Target, to_ipc
@@ -60,11 +61,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--drain", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=Path("bench/results/age.json"))
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.make:
+        print(json.dumps(make(arguments.make, *arguments.commits)))
+        return
     runs = []
     for commits in arguments.commits:
         with tempfile.TemporaryDirectory() as home:
-            run = make(Path(home), commits)
+            run = _made(home, commits)
             run |= measured(home, arguments.seconds, arguments.drain)
             runs.append(run)
             print(run, file=sys.stderr, flush=True)
@@ -72,6 +77,13 @@ def main() -> None:
     text = json.dumps(figures, indent=1)
     arguments.out.write_text(text + "\n")
     print(text)
+
+
+def _made(home: str, commits: int) -> dict[str, object]:
+    command = [sys.executable, "-m", "bench.age", "--make", home]
+    command += ["--commits", str(commits)]
+    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return json.loads(ran.stdout.splitlines()[-1])
 
 
 def make(home: Path, commits: int) -> dict[str, object]:

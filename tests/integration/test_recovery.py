@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from lib import rebuild
 from lib.checkpoint import Checkpoint
-from lib.clients import ensure_topic
+from lib.clients import end_offsets, ensure_topic
 from lib.config import Settings
 from lib.errors import FraudError
 from lib.generator import generate
@@ -25,10 +25,11 @@ from lib.lake import SparkLake
 from lib.producer import replay
 from lib.query import QUERY
 from lib.reconcile import reconcile
-from lib.stream import drain
+from lib.stream import drain, pipeline
 from lib.tables import SCHEMAS, SCORED, TRANSACTIONS
 from tests.integration.helpers import (
     copied,
+    eventually,
     lake,
     send,
     undo_last_batch_commit,
@@ -210,6 +211,28 @@ def test_what_is_left_of_a_checkpoint_does_not_count(
 
     assert list(counts(spark, small).values()) == [12, 8, 0, 8]
     assert reconcile(spark, small, bootstrap).differences == []
+
+
+def test_what_a_query_begins_with_does_not_slow_it_down(
+    spark, settings: Settings, bootstrap: str
+):
+    """Each batch is planned anew: no plan may read silver/scored, which only the first
+    batch of a new checkpoint asks."""
+    ensure_topic(settings, bootstrap)
+    send(settings, bootstrap, [(b"ACCT_1", line(event_id="e-0"))], ARRIVED_MS)
+    drain(spark, settings, bootstrap)
+    shutil.rmtree(settings.checkpoints)
+
+    with pipeline(spark, settings, bootstrap) as running:
+        send(settings, bootstrap, [(b"ACCT_1", line(event_id="e-0"))], ARRIVED_MS)
+        ends = end_offsets(settings, bootstrap)
+        eventually(lambda: running.reached(ends), "the record", running.raise_failure)
+        plan = running.query._jsq.explainInternal(True)
+
+    assert "TransformWithStateInPySpark" in plan
+    assert "FileScan" not in plan
+    assert SCORED not in plan
+    assert reconcile(spark, settings, bootstrap).counts["duplicates"] == 1
 
 
 def test_the_first_batch_of_a_new_checkpoint_died_long_ago(

@@ -8,7 +8,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lib.clients import begin_offsets, end_offsets
+from lib.clients import begin_offsets, end_offsets, topic_identity
 from lib.config import Settings
 from lib.parsing import parse_records
 from lib.query import source_options
@@ -74,6 +74,7 @@ def _books(
     silver = read_table(spark, settings, "silver/transactions")
     quarantine = read_table(spark, settings, "silver/quarantine")
     scored = read_table(spark, settings, "silver/scored")
+    topic_identity(settings, bootstrap)  # there is one, or it says so in one line
     options = source_options(settings, bootstrap)
     places = {
         "kafka": spark.read.format("kafka").options(**options).load(),

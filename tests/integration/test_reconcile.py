@@ -11,7 +11,9 @@ from pyspark.sql import functions as F
 
 from lib.config import Settings
 from lib.errors import FraudError
+from lib.lake import LocalLake
 from lib.reconcile import Books, reconcile
+from lib.tables import SCHEMAS
 from tests.integration.conftest import Story
 from tests.integration.helpers import copied
 from tests.integration.records import FIRST, SECOND
@@ -140,6 +142,15 @@ def test_records_that_were_not_drained_show(spark, story: Story, bootstrap: str)
 
 def test_no_lake_is_said_in_one_line(spark, settings: Settings, bootstrap: str):
     with pytest.raises(FraudError, match="stream --drain"):
+        reconcile(spark, settings, bootstrap)
+
+
+def test_no_topic_is_said_in_one_line(spark, settings: Settings, bootstrap: str):
+    empty = LocalLake(Path(settings.lake))
+    for name in SCHEMAS:
+        empty.create(name)
+
+    with pytest.raises(FraudError, match=f"no topic {settings.topic} .* FRAUD_TOPIC"):
         reconcile(spark, settings, bootstrap)
 
 

@@ -171,7 +171,7 @@ STAGES = [
     Stage(["demo", "--port", 0], "starts the page", child("serve"), INT, GROUP),
     Stage(["dashboard", "--port", 0], "starts", child("serve"), TERM, PID),
     Stage(["cluster"], "formats its folders", child("StorageTool"), INT, PID),
-    Stage(["reconcile"], "starts the JVM", child("spark-submit"), INT, PID),
+    Stage(["reconcile"], "starts the JVM", child("SparkSubmit"), INT, PID),
 ]
 
 
@@ -212,13 +212,17 @@ def test_a_command_works_after_all_that(own_home: Path):
 # -- a broker that does not answer ---------------------------------------------------
 
 
+LINES = 20_000
+"""Far more than are sent, and sent fast enough that some are always under way."""
+
+
 @pytest.fixture
 def producing(mortal_broker: Broker, settings: Settings, tmp_path: Path):
     """A producer whose broker stands still after the first records."""
-    (tmp_path / "lines").write_bytes((line() + b"\n") * 500)
+    (tmp_path / "lines").write_bytes((line() + b"\n") * LINES)
     there = {"FRAUD_KAFKA": mortal_broker.bootstrap, "FRAUD_TOPIC": settings.topic}
     env = environment(tmp_path / "home", **there)
-    running = Running.of("produce", tmp_path / "lines", "--rate", 5, env=env)
+    running = Running.of("produce", tmp_path / "lines", "--rate", 200, env=env)
 
     def some_arrived() -> bool:
         return sum(end_offsets(settings, mortal_broker.bootstrap).values()) > 0
@@ -232,7 +236,7 @@ def test_a_producer_does_not_wait_for_what_does_not_come(producing: Running):
     ran = producing.end(signal.SIGINT)
 
     assert ran.code == INTERRUPTED, ran
-    assert 1 <= ran.result["acked"] <= ran.result["sent"] < 500
+    assert 1 <= ran.result["acked"] <= ran.result["sent"] < LINES
 
 
 def test_a_second_signal_ends_it_at_once(producing: Running):

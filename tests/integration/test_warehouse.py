@@ -28,6 +28,7 @@ from tests.integration.helpers import (
     ODD_NAME,
     another_installation,
     environment,
+    eventually,
     run,
     send,
 )
@@ -210,6 +211,7 @@ def test_a_new_process_goes_on_while_the_stream_writes(
 ):
     others = another_installation(tmp_path)
     env = environment(tmp_path / ODD_NAME, FRAUD_LAKE=copy.lake, **others)
+    eventually(lambda: traffic[0] > 0, "something new", lambda: traffic)
 
     ran = run("marts", env=env)
 

@@ -23,7 +23,7 @@ from lib import daemon
 daemon.IMPORTS = ("json",)
 if "busy" in sys.argv:
     threading.Thread(target=threading.Event().wait, daemon=True).start()
-os.execv = lambda program, words: (print("exec", *words[1:]), os._exit(0))
+os.execv = lambda program, words: (print("exec", *words[1:], flush=True), os._exit(0))
 daemon.PLAIN = "tests.unit.test_daemon"
 daemon.main()
 """

@@ -100,11 +100,12 @@ def _broker(arguments, settings: Settings, stop: Stop):
                 f"a broker already runs for {settings.home} at {broker.bootstrap}: "
                 "use it, or set FRAUD_HOME to another folder"
             )
-        # Printed when ready, not at the end: others wait for this line.
+        # Printed when ready, not at the end: others wait for this line, and from it on
+        # Ctrl-C is how the command ends.
         keys = {"keys": str(broker.locks.folder)} if broker.locks else {}
-        _print({"bootstrap": broker.bootstrap, **keys})
-        _say("ready; Ctrl-C stops it")
         with stop.watched():
+            _print({"bootstrap": broker.bootstrap, **keys})
+            _say("ready; Ctrl-C stops it")
             while broker.alive():
                 if stop.wait(0.2):
                     return 0, None
@@ -118,12 +119,12 @@ def _cluster(_arguments, settings: Settings, stop: Stop):
 
     cluster = Cluster(settings).start()
     try:
-        _print(cluster.environment)
-        _say("ready; in another shell:")
-        for name, value in cluster.environment.items():
-            _say(f"  export {name}={value}")
-        _say("Ctrl-C stops all of it")
         with stop.watched():
+            _print(cluster.environment)
+            _say("ready; in another shell:")
+            for name, value in cluster.environment.items():
+                _say(f"  export {name}={value}")
+            _say("Ctrl-C stops all of it")
             while not stop.wait(0.2):
                 if ended := cluster.failed():
                     _say(f"{', '.join(ended)} ended; the others go on")
@@ -228,14 +229,13 @@ def _marts(arguments, settings: Settings, stop: Stop):
 def _dashboard(arguments, settings: Settings, stop: Stop):
     from lib.dashboard.serve import Dashboard
 
-    with Dashboard(settings, arguments.port) as dashboard:
+    with Dashboard(settings, arguments.port) as dashboard, stop.watched():
         # Printed once it answers, not at the end: others wait for this line.
         _print({"url": dashboard.url})
         _say("ready; Ctrl-C stops it")
-        with stop.watched():
-            while dashboard.alive():
-                if stop.wait(0.2):
-                    return 0, None
+        while dashboard.alive():
+            if stop.wait(0.2):
+                return 0, None
     raise FraudError(f"the dashboard ended by itself: see {settings.log_dir}")
 
 

@@ -61,8 +61,8 @@ def demo(
     traffic = Traffic(settings, bootstrap, plan).start()
     try:
         with pipeline(spark, settings, bootstrap) as running:
-            say("cards are on their way; Ctrl-C ends it")
             with stop.watched():
+                say("cards are on their way; Ctrl-C ends it")
                 while not stop.wait(FEED_SECONDS):
                     running.raise_failure()
                     feed.show(say)

@@ -32,7 +32,7 @@ from pyspark.sql import functions as F
 from lib import datafiles, maintenance
 from lib.config import Settings, local_path
 from lib.delta_append import AppendLog
-from lib.deltalog import demand_whole
+from lib.deltalog import Folder, demand_whole, newest_checkpoint
 from lib.errors import FraudError
 from lib.tables import ANSWER_COLUMNS, ARROW, IDENTITY, SCHEMAS, SCORED
 
@@ -204,10 +204,12 @@ class LocalLake:
 
     def _table(self, name: str) -> DeltaTable:
         """The table at its newest version."""
-        if name in self._tables:
-            self._tables[name].update_incremental()
+        known, uri = self._tables.get(name), self.uri(name)
+        if known is None or newest_checkpoint(Folder(uri)) > known.version():
+            # From the checkpoint on, and not every entry since the last look.
+            self._tables[name] = DeltaTable(uri)
         else:
-            self._tables[name] = DeltaTable(self.uri(name))
+            known.update_incremental()
         return self._tables[name]
 
 

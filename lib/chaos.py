@@ -557,7 +557,7 @@ def _after(lab: Laboratory, name: str) -> Trial:
 
 def _settled(lab: Laboratory, name: str) -> Trial:
     lab.send()
-    return replace(lab.settle(), fault=name)
+    return replace(lab.settle(name), fault=name)
 
 
 def _refusal(lab: Laboratory) -> str:

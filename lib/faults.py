@@ -282,8 +282,13 @@ class Laboratory:
             self.process().ask("start")
         return self._child
 
-    def settle(self) -> Trial | None:
-        """Recover from the last fault, catch up, count; None if there was none."""
+    def settle(self, fault: str | None = None) -> Trial | None:
+        """Recover from the last fault, catch up, count; None if there was none.
+
+        Args:
+            fault: the name of one that killed no process.
+        """
+        self._pending = self._pending or fault
         before = _scored_version(self.settings)
         child = self.up()
         first = _wait(

@@ -208,8 +208,8 @@ def fused_maintenance(fuse: Fuse) -> type[Maintenance]:
     """Compactions while a process lives for seconds only, with a point behind them."""
 
     class Fused(Maintenance):
-        def __init__(self, uris: list[str], alone: Mapping) -> None:
-            super().__init__(uris, every=3, alone=alone)
+        def __init__(self, tables: Mapping) -> None:
+            super().__init__(tables, every=3)
 
         def after_batch(self) -> None:
             if fuse.is_at("tables compacted"):

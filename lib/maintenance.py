@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -48,17 +48,14 @@ class Maintenance:
 
     def __init__(
         self,
-        uris: list[str],
+        tables: Mapping[str, AbstractContextManager],
         every: int = COMPACT_BATCHES,
-        alone: Mapping[str, AbstractContextManager] | None = None,
     ) -> None:
         """Args:
-        uris: the tables' paths.
+        tables: by path, each with what keeps merges away from it.
         every: micro-batches between two compactions.
-        alone: what keeps merges away from a table, by its path.
         """
-        self._uris, self._every = uris, every
-        self._alone = alone or {uri: nullcontext() for uri in uris}
+        self._tables, self._every = tables, every
         self._batches = self._compactions = 0
         self._pool = ThreadPoolExecutor(1, "maintenance")
         self._running: Future | None = None
@@ -67,7 +64,8 @@ class Maintenance:
         """Set about it if it is time to. That it fails stops nobody."""
         self._batches += 1
         compact = self._batches % self._every == 0
-        checkpoint = (self._batches - 1) % CHECKPOINT_COMMITS == 0
+        # After the first one, too: short runs leave commits behind as well.
+        checkpoint = self._batches == 1 or self._batches % CHECKPOINT_COMMITS == 0
         if not (compact or checkpoint):
             return
         if compact:
@@ -81,19 +79,23 @@ class Maintenance:
         if self._running:
             self._running.result()
 
+    def close(self) -> None:
+        """Wait for what is under way; nothing is begun any more."""
+        self._pool.shutdown()
+
     def _look_after(self, compact: bool) -> None:
         self._compactions += compact
-        for uri in self._uris:
+        for uri, alone in self._tables.items():
             try:
                 if compact:
-                    self._compact(uri)
+                    self._compact(uri, alone)
                 self._checkpoint(uri)
             except (DeltaError, OSError) as error:
                 # The next batch will tell if the disk is full.
                 _log.warning("%s was not looked after: %s", uri, error)
 
-    def _compact(self, uri: str) -> None:
-        with self._alone[uri]:
+    def _compact(self, uri: str, alone: AbstractContextManager) -> None:
+        with alone:
             table = DeltaTable(uri)
             table.optimize.compact(target_size=TARGET_BYTES, max_concurrent_tasks=1)
         if self._compactions % VACUUM_COMPACTIONS == 0:

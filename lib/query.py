@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -209,7 +210,7 @@ def operator(
 
 
 def local_writer(
-    lake: LocalLake, app: str, target: Target, on_batch: OnBatch
+    lake: LocalLake, app: str, target: Target, on_batch: OnBatch, at_end: ExitStack
 ) -> Callable[[DataFrame, int], None]:
     """The foreachBatch function for a lake on a local disk: Arrow, without a Spark job.
 
@@ -218,10 +219,11 @@ def local_writer(
         app: the checkpoint's application id, one per life of the checkpoint.
         target: as the operator has it.
         on_batch: called after each batch with its id and its number of records.
+        at_end: to be closed when no batch is under way any more: it waits for whoever
+            still works on the tables.
     """
-    pool = ThreadPoolExecutor(3, "commit")
-    uris = [lake.uri(name) for name in SCHEMAS]
-    maintenance = Maintenance(uris, alone=lake.alone)
+    pool = at_end.enter_context(ThreadPoolExecutor(3, "commit"))
+    maintenance = at_end.enter_context(closing(Maintenance(lake.alone)))
 
     def write(output: DataFrame, batch_id: int) -> None:
         rows, corrections, files = _unpack(output.toArrow())
@@ -259,7 +261,7 @@ def spark_writer(
 ) -> Callable[[DataFrame, int], None]:
     """The foreachBatch function for any other lake: executors write the tables.
 
-    Arguments as `local_writer`.
+    Arguments as `local_writer`, but that nobody works on beside the batches.
     """
 
     def write(output: DataFrame, batch_id: int) -> None:
@@ -379,6 +381,7 @@ def start(
     bootstrap: str,
     *,
     trigger: dict[str, object],
+    at_end: ExitStack,
     max_offsets: int | None = None,
     on_batch: OnBatch = lambda _id, _records: None,
 ) -> StreamingQuery:
@@ -389,6 +392,7 @@ def start(
         settings: topic, lake and checkpoints.
         bootstrap: bootstrap servers.
         trigger: arguments of ``DataStreamWriter.trigger``.
+        at_end: to be closed when the query has stopped, see `local_writer`.
         max_offsets: records per micro-batch at most.
         on_batch: called after each batch with its id and its number of records.
 
@@ -418,11 +422,14 @@ def start(
         starting=beginning.offsets,
         max_offsets=max_offsets,
     )
-    writer = local_writer if isinstance(lake, LocalLake) else spark_writer
+    if isinstance(lake, LocalLake):
+        write = local_writer(lake, app, target, on_batch, at_end)
+    else:
+        write = spark_writer(lake, app, target, on_batch)
     return (
         operator(stream, target, beginning.slots, beginning.accounts)
         .writeStream.queryName(QUERY)
-        .foreachBatch(writer(lake, app, target, on_batch))
+        .foreachBatch(write)
         .outputMode("append")
         .option("checkpointLocation", checkpoint.uri)
         .trigger(**trigger)

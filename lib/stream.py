@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from deltalake.exceptions import DeltaError
 from py4j.protocol import Py4JError
@@ -49,6 +49,7 @@ class Pipeline:
         bootstrap: str,
         *,
         trigger: dict[str, object],
+        at_end: ExitStack,
         max_offsets: int | None,
         on_records: Callable[[int], None] | None = None,
     ) -> None:
@@ -60,6 +61,7 @@ class Pipeline:
                 settings,
                 bootstrap,
                 trigger=trigger,
+                at_end=at_end,
                 max_offsets=max_offsets,
                 on_batch=self._count,
             )
@@ -156,7 +158,9 @@ def pipeline(
         FraudError: another stream has this checkpoint, or the query can't start.
     """
     chosen = {"availableNow": True} if drain else {"processingTime": trigger}
-    with exclusive(settings), _stopping(spark):
+    # In this order at the end: the query stops, who works beside it ends, and only then
+    # another one may come.
+    with exclusive(settings), ExitStack() as at_end, _stopping(spark):
         ensure_topic(settings, bootstrap)
         max_offsets = max_offsets or batch_records(settings, bootstrap)
         running = Pipeline(
@@ -164,6 +168,7 @@ def pipeline(
             settings,
             bootstrap,
             trigger=chosen,
+            at_end=at_end,
             max_offsets=max_offsets,
             on_records=on_records,
         )

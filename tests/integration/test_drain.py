@@ -10,9 +10,11 @@ import pytest
 from kafka import TopicPartition
 from pyspark.sql import SparkSession
 
+from lib.checkpoint import exclusive
 from lib.clients import admin, end_offsets, ensure_topic
 from lib.config import Settings
 from lib.errors import FraudError
+from lib.maintenance import Maintenance
 from lib.rebuild import rebuild
 from lib.reconcile import reconcile
 from lib.stream import drain, pipeline
@@ -76,6 +78,31 @@ def begun(spark, settings: Settings, bootstrap: str) -> Settings:
     send(settings, bootstrap, payments(0, 12), ARRIVED_MS)
     drain(spark, settings, bootstrap, max_offsets=FEW)
     return settings
+
+
+def test_nobody_works_on_the_tables_when_a_drain_has_ended(
+    spark, settings: Settings, bootstrap: str, monkeypatch: pytest.MonkeyPatch
+):
+    """What was begun beside its batches has ended: a rebuild, or another stream, that
+    comes next would meet it in tables that are not those any more."""
+    begun, may_end, done = threading.Event(), threading.Event(), []
+
+    def slow(_self: Maintenance, _compact: bool) -> None:
+        begun.set()
+        may_end.wait(30)
+        done.append(True)
+
+    monkeypatch.setattr(Maintenance, "_look_after", slow)
+    ensure_topic(settings, bootstrap)
+    send(settings, bootstrap, payments(0, FEW), ARRIVED_MS)
+    with pipeline(spark, settings, bootstrap, drain=True) as running:
+        running.query.awaitTermination()
+        assert begun.wait(30)
+        threading.Timer(1, may_end.set).start()
+
+    assert done
+    with exclusive(settings):
+        pass
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from threading import Lock
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -34,8 +35,13 @@ def offsets(lake: LocalLake) -> list[int]:
     return sorted(table["offset"].to_pylist())
 
 
+def tables(lake: LocalLake) -> dict[str, Lock]:
+    """The quarantine, as who looks after it takes it."""
+    return {lake.uri(QUARANTINE): lake.alone[lake.uri(QUARANTINE)]}
+
+
 def compact(lake: LocalLake) -> None:
     """Merge the quarantine's files now."""
-    maintenance = Maintenance([lake.uri(QUARANTINE)], every=1)
+    maintenance = Maintenance(tables(lake), every=1)
     maintenance.after_batch()
     maintenance.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 import pyarrow as pa
 import pytest
@@ -12,7 +13,7 @@ from lib.dashboard.follow import Commit, Follower
 from lib.lake import Batch, LocalLake
 from lib.maintenance import Maintenance
 from lib.tables import QUARANTINE
-from tests.unit.small_table import compact, offsets, row
+from tests.unit.small_table import compact, offsets, row, tables
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def lake(tmp_path: Path) -> LocalLake:
 
 
 def test_files_stay_few_and_each_row_is_seen_once(lake: LocalLake):
-    maintenance = Maintenance([lake.uri(QUARANTINE)], every=10)
+    maintenance = Maintenance(tables(lake), every=10)
     follower = Follower(lake.uri(QUARANTINE))
     seen: list[int] = []
     for number in range(35):
@@ -54,14 +55,14 @@ def test_a_batch_is_known_after_a_compaction(lake: LocalLake):
 
 
 def test_a_table_that_cannot_be_compacted_stops_nobody(tmp_path: Path):
-    maintenance = Maintenance([str(tmp_path / "nowhere")], every=1)
+    maintenance = Maintenance({str(tmp_path / "nowhere"): Lock()}, every=1)
     maintenance.after_batch()
     maintenance.finish()
 
 
 def test_appends_beside_a_compaction(lake: LocalLake):
     """Neither waits for the other, and no row is lost or doubled."""
-    maintenance = Maintenance([lake.uri(QUARANTINE)], every=20)
+    maintenance = Maintenance(tables(lake), every=20)
     for number in range(300):
         lake.append(QUARANTINE, row(number), Batch("app", number))
         maintenance.after_batch()

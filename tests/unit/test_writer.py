@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,10 +50,15 @@ class OneDiskFull(LocalLake):
         self.written.append(name)
 
 
+def writer(lake: LocalLake):
+    target = Target("topic", 0, None)
+    return local_writer(lake, "app", target, lambda *_: None, ExitStack())
+
+
 def test_a_failed_commit_leaves_no_other_under_way():
     """The query ends with it, and the next one would write beside the other."""
     lake = OneDiskFull()
-    write = local_writer(lake, "app", Target("topic", 0, None), lambda *_: None)
+    write = writer(lake)
 
     with pytest.raises(OSError, match="no space"):
         write(Output(), 0)
@@ -83,7 +89,7 @@ def test_all_that_a_batch_with_corrections_writes_has_one_time(tmp_path: Path):
     lake = LocalLake(tmp_path)
     for name in SCHEMAS:
         lake.create(name)
-    write = local_writer(lake, "app", Target("topic", 0, None), lambda *_: None)
+    write = writer(lake)
     first = judged(0, "second", 30, {})
     write(Output((ROWS, to_ipc(first.records))), 0)
 

@@ -15,43 +15,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
-from bench.machine import machine
+from bench.machine import in_a_process, machine
 from bench.state import measured
 from lib.broker import Broker
 from lib.clients import committed_records, end_offsets
-from lib.config import ROOT, Settings
+from lib.config import Settings
 from lib.generator import generate
 from lib.lake import LocalLake
 from lib.processor import CORRECTIONS, ROWS, Target, to_ipc
 from lib.producer import replay
 from lib.query import local_writer
-from lib.scoring import INPUT, judge, parse
+from lib.scoring import input_table, judge, parse
 from lib.tables import SCHEMAS
+from tests.unit.operator_output import Output
 
 EVENTS, EVENTS_PER_ACCOUNT = 50, 50
-
-
-class Output:
-    """What the operator gives of a batch, as the writer takes it."""
-
-    def __init__(self, packets: Sequence[tuple[str, bytes]]) -> None:
-        kinds, payloads = zip(*packets, strict=True)
-        self._rows = pa.table(
-            {"kind": list(kinds), "payload": pa.array(payloads, pa.binary())}
-        )
-
-    def toArrow(self) -> pa.Table:
-        """The packets."""
-        return self._rows
 
 
 def main() -> None:
@@ -69,7 +56,8 @@ def main() -> None:
     runs = []
     for commits in arguments.commits:
         with tempfile.TemporaryDirectory() as home:
-            run = _made(home, commits)
+            asked = ("--make", home, "--commits", commits)
+            run = in_a_process("bench.age", *asked)
             run |= measured(home, arguments.seconds, arguments.drain)
             runs.append(run)
             print(run, file=sys.stderr, flush=True)
@@ -77,13 +65,6 @@ def main() -> None:
     text = json.dumps(figures, indent=1)
     arguments.out.write_text(text + "\n")
     print(text)
-
-
-def _made(home: str, commits: int) -> dict[str, object]:
-    command = [sys.executable, "-m", "bench.age", "--make", home]
-    command += ["--commits", str(commits)]
-    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    return json.loads(ran.stdout.splitlines()[-1])
 
 
 def make(home: Path, commits: int) -> dict[str, object]:
@@ -97,7 +78,8 @@ def make(home: Path, commits: int) -> dict[str, object]:
     for name in SCHEMAS:
         lake.create(name)
     target = Target(settings.topic, 0, None)
-    write = local_writer(lake, "made beforehand", target, lambda *_: None)
+    at_end = ExitStack()
+    write = local_writer(lake, "made beforehand", target, lambda *_: None, at_end)
     values: dict[str, bytes] = {}
     broker = Broker(settings).start()
     try:
@@ -110,9 +92,10 @@ def make(home: Path, commits: int) -> dict[str, object]:
             packets = [(ROWS, to_ipc(judged.records))]
             if len(judged.corrections):
                 packets.append((CORRECTIONS, to_ipc(judged.corrections)))
-            write(Output(packets), number)
+            write(Output(*packets), number)
     finally:
         broker.close()
+        at_end.close()
     return {"commits": number + 1, "events": count, "accounts": len(values)}
 
 
@@ -122,17 +105,10 @@ def _batches(settings: Settings, bootstrap: str) -> Iterator[pa.Table]:
     spans = {partition: (0, end) for partition, end in ends.items()}
     records = iter(committed_records(settings, bootstrap, spans))
     while some := list(islice(records, EVENTS)):
-        columns = zip(
-            *((r.key, r.value, r.partition, r.offset, r.timestamp) for r in some),
-            strict=True,
+        rows = (
+            (r.key, r.value, r.partition, r.offset, r.timestamp * 1000) for r in some
         )
-        arrays = [
-            pa.array([ms * 1000 for ms in values], pa.int64()).cast(field.type)
-            if pa.types.is_timestamp(field.type)
-            else pa.array(values, field.type)
-            for field, values in zip(INPUT, columns, strict=True)
-        ]
-        yield pa.table(arrays, schema=INPUT)
+        yield input_table(zip(*rows, strict=True))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m bench.commits [--behind 0 400 20000] [--out FILE]
 
 For each number of commits that the table's log has already, the median of COUNT more.
-Behind 20,000 lie as many entries in the log's folder, and a checkpoint; all but one of
-the files that they added are removed again, as compaction does.
+Behind 20,000 lie as many entries in the log's folder, and a checkpoint; all but the
+last FILES_LEFT of the files that they added are removed again, as compaction does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,10 +22,10 @@ from deltalake import DeltaTable
 
 from bench.machine import machine
 from lib.lake import Batch, DataFile, LocalLake
-from lib.tables import ARROW, QUARANTINE
+from lib.tables import QUARANTINE
+from tests.unit.small_table import row
 
 COUNT = 60
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FILES_LEFT = 400
 """Files that compaction has not merged yet, at most."""
 
@@ -98,20 +97,6 @@ def age(lake: LocalLake, commits: int) -> None:
         (folder / "_delta_log" / f"{version:020d}.json").write_text(entry)
     if commits:
         DeltaTable(str(folder)).create_checkpoint()
-
-
-def row(offset: int) -> pa.Table:
-    """One row of the table."""
-    record = {
-        "value": b"garbage",
-        "reason": "malformed_json",
-        "detail": "The value is not JSON.",
-        "topic": "tx-events",
-        "partition": 0,
-        "offset": offset,
-        "kafka_timestamp": NOW,
-    }
-    return pa.Table.from_pylist([record], schema=ARROW[QUARANTINE])
 
 
 if __name__ == "__main__":

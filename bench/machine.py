@@ -1,12 +1,18 @@
-"""What a figure was measured on, so that it can be read later."""
+"""What a figure was measured on, so that it can be read later; and how, if in a process
+of its own."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from lib.config import ROOT
 from lib.java import find_java
 
 
@@ -25,6 +31,29 @@ def machine() -> dict[str, object]:
         "java": java.release,
         **{name: importlib.metadata.version(name) for name in names},
     }
+
+
+def in_a_process(
+    module: str, *words: object, env: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """Run ``python -m module`` and return the JSON of the last line that it prints.
+
+    Raises subprocess.CalledProcessError if it fails.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-m", module, *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def bytes_below(folder: Path) -> int:
+    """Size of all files in a folder, and in those below it."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _cpu() -> str:

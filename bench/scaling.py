@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from bench.machine import machine
+from bench.machine import bytes_below, machine
 from lib.broker import Broker
 from lib.config import Settings
 from lib.generator import generate, write
@@ -72,7 +72,7 @@ def _one(
         checkpoints=str(folder / "checkpoints"),
     )
     write(generate(events, accounts, seed=events + accounts), folder)
-    log_before = _bytes(settings.home / "broker" / "data")
+    log_before = bytes_below(settings.home / "broker" / "data")
     sent = replay(settings, broker.bootstrap, folder / "tx_events.jsonl")
     begun = time.monotonic()
     drain(spark, settings, broker.bootstrap)
@@ -82,7 +82,7 @@ def _one(
         raise SystemExit(f"error: {name}: {books.differences}")
     lake = Path(settings.lake)
     tables = {"bronze": "bronze/tx_events", "silver": "silver", "all": "."}
-    sizes = {f"{n}_bytes": _bytes(lake / place) for n, place in tables.items()}
+    sizes = {f"{n}_bytes": bytes_below(lake / place) for n, place in tables.items()}
     return {
         "events": sent.acked,
         "accounts": accounts,
@@ -90,8 +90,8 @@ def _one(
         "drain_seconds": round(seconds, 2),
         **sizes,
         "data_files": sum(1 for _ in lake.rglob("*.parquet")),
-        "kafka_bytes": _bytes(settings.home / "broker" / "data") - log_before,
-        "checkpoint_bytes": _bytes(Path(settings.checkpoints)),
+        "kafka_bytes": bytes_below(settings.home / "broker" / "data") - log_before,
+        "checkpoint_bytes": bytes_below(Path(settings.checkpoints)),
         "driver_mb": round(_resident() / 2**20),
     }
 
@@ -111,10 +111,6 @@ def slopes(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
             "per_account": float(f"{account:.4g}"),
         }
     return found
-
-
-def _bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def _resident() -> int:

@@ -12,13 +12,11 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.machine import machine
+from bench.machine import in_a_process, machine
 from lib import archive
 from lib.broker import Broker
 from lib.config import ROOT, Settings
@@ -81,14 +79,8 @@ def once(way: str) -> dict[str, float]:
 
 def _in_a_new_process(way: str, bootstrap: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as home:
-        ran = subprocess.run(
-            [sys.executable, "-m", "bench.startup", "--once", way],
-            env={**os.environ, "FRAUD_HOME": home, "FRAUD_KAFKA": bootstrap},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-    return json.loads(ran.stdout.splitlines()[-1])
+        env = {"FRAUD_HOME": home, "FRAUD_KAFKA": bootstrap}
+        return in_a_process("bench.startup", "--once", way, env=env)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,10 +25,10 @@ import pandas as pd
 
 from bench.drain import drained
 from bench.latency import visible
-from bench.machine import machine
+from bench.machine import bytes_below, in_a_process, machine
 from lib.broker import Broker
 from lib.clients import end_offsets
-from lib.config import ROOT, Settings
+from lib.config import Settings
 from lib.events import parse, to_json
 from lib.generator import END, generate
 from lib.producer import replay
@@ -41,6 +40,7 @@ from lib.tables import SCORED
 
 EVENTS_PER_ACCOUNT = 2
 RATE, WARM_UP_SECONDS = 20, 60
+ARRIVE_SECONDS = 120
 LATER = timedelta(days=41)
 """The generator's events are of 40 days: what is sent to a filled state comes after."""
 
@@ -80,21 +80,14 @@ def main() -> None:
 
 def filled(home: str, accounts: int) -> dict[str, object]:
     """See `fill`, in a process of its own."""
-    return _process("fill", home, "--accounts", accounts)
+    asked = ("--home", home, "--accounts", accounts)
+    return in_a_process("bench.state", "--phase", "fill", *asked)
 
 
 def measured(home: str, seconds: int, drain: int) -> dict[str, object]:
     """See `measure`, in a process of its own."""
-    return _process("measure", home, "--seconds", seconds, "--drain", drain)
-
-
-def _process(phase: str, home: str, *asked: object) -> dict[str, object]:
-    command = [sys.executable, "-m", "bench.state", "--phase", phase, "--home", home]
-    command += asked
-    ran = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, check=True
-    )
-    return json.loads(ran.stdout.splitlines()[-1])
+    asked = ("--home", home, "--seconds", seconds, "--drain", drain)
+    return in_a_process("bench.state", "--phase", "measure", *asked)
 
 
 def fill(arguments: argparse.Namespace) -> dict[str, object]:
@@ -117,7 +110,9 @@ def fill(arguments: argparse.Namespace) -> dict[str, object]:
         "events": sent.acked,
         "fill_events_per_second": round(sent.acked / seconds),
         "state_keys": state["numRowsTotal"],
-        "checkpoint_bytes_per_account": round(_bytes(settings.checkpoints) / accounts),
+        "checkpoint_bytes_per_account": round(
+            bytes_below(Path(settings.checkpoints)) / accounts
+        ),
     }
 
 
@@ -182,13 +177,12 @@ def again(line: str, number: int) -> str:
 def _arrived(running: Pipeline, settings: Settings, bootstrap: str) -> None:
     """Wait until all that was sent is in the lake."""
     ends, pause = end_offsets(settings, bootstrap), threading.Event()
+    deadline = time.monotonic() + ARRIVE_SECONDS
     while not running.reached(ends):
         running.raise_failure()
+        if time.monotonic() > deadline:
+            raise SystemExit(f"error: not all has arrived within {ARRIVE_SECONDS} s")
         pause.wait(0.02)
-
-
-def _bytes(folder: str) -> int:
-    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pyspark.sql.streaming.stateful_processor import (
 from lib import expiry
 from lib.detectors import THRESHOLDS
 from lib.lake import DataFile
-from lib.scoring import INPUT, Judged, fold, judge, parse
+from lib.scoring import Judged, fold, input_table, judge, parse
 from lib.state_codec import NEVER, last_seen, newest_of
 from lib.state_map import StateMap
 from lib.tables import UNSURE, table_rows
@@ -214,12 +214,4 @@ def slices(rows: Iterator[pd.DataFrame]) -> Iterator[pa.Table]:
     part = np.cumsum(sizes) // SLICE_BYTES
     for indices in np.split(order, np.flatnonzero(np.diff(part)) + 1):
         cut = (column[indices] for column in columns.values())
-        yield pa.table(
-            [
-                pa.array(values, pa.int64()).cast(field.type)
-                if pa.types.is_timestamp(field.type)
-                else pa.array(values, field.type)
-                for values, field in zip(cut, INPUT, strict=True)
-            ],
-            schema=INPUT,
-        )
+        yield input_table(cut)

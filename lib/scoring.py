@@ -7,7 +7,7 @@ batch (`lib.recovery`) all call it, so they can't disagree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,6 +115,17 @@ class Parsed:
     def accounts(self) -> list[str]:
         """The accounts that have an event among the records."""
         return pc.unique(self.event["account_id"].drop_null()).to_pylist()
+
+
+def input_table(columns: Iterable[Sequence]) -> pa.Table:
+    """Records (schema INPUT) of its columns in their order; times in µs since 1970."""
+    arrays = [
+        pa.array(values, pa.int64()).cast(field.type)
+        if pa.types.is_timestamp(field.type)
+        else pa.array(values, field.type)
+        for values, field in zip(columns, INPUT, strict=True)
+    ]
+    return pa.table(arrays, schema=INPUT)
 
 
 def parse(records: pa.Table) -> Parsed:

@@ -16,22 +16,9 @@ from lib.processor import CORRECTIONS, ROWS, Target, to_ipc
 from lib.query import local_writer
 from lib.scoring import INPUT, Judged, judge, parse
 from lib.tables import QUARANTINE, SCHEMAS, SCORED, table_rows
-
-NOTHING = pa.table({"kind": pa.array([], "string"), "payload": pa.array([], "binary")})
-
+from tests.unit.operator_output import Output
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-
-
-class Output:
-    """What the operator gives of a batch: nothing, unless packets are named."""
-
-    def __init__(self, *packets: tuple[str, bytes]) -> None:
-        kinds, payloads = zip(*packets, strict=True) if packets else ((), ())
-        self._rows = pa.table([list(kinds), list(payloads)], schema=NOTHING.schema)
-
-    def toArrow(self) -> pa.Table:
-        return self._rows
 
 
 class OneDiskFull(LocalLake):

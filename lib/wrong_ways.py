@@ -10,6 +10,7 @@ and ``stop`` are as in `lib.faults_child`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from delta import DeltaTable
+from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
 
@@ -34,6 +37,7 @@ from lib.stream import committed
 
 CATCH_UP_SECONDS = 120
 REQUEST_MS = 1_000
+WAIT_SECONDS = 60
 
 
 @dataclass
@@ -117,22 +121,41 @@ def send_into_a_pause(
         broker.bootstrap,
         enable_idempotence=idempotent,
         request_timeout_ms=REQUEST_MS,
+        # Only `flush` sends, so the nine records are one request. Of two on the closed
+        # connection the broker reads the first, and may never see the second.
+        linger_ms=WAIT_SECONDS * 1000,
     )
     try:
-        first = producer.send(settings.topic, key=b"1", value=b"0", partition=0)
-        first.get(timeout=60)  # connected, and it knows the partition's leader
+        producer.send(settings.topic, key=b"1", value=b"0", partition=0)
+        producer.flush(WAIT_SECONDS)  # connected, and it knows the partition's leader
         with standing_still(broker):
             sent = [
                 producer.send(settings.topic, key=b"1", value=b"%d" % n, partition=0)
                 for n in range(1, 10)
             ]
-            time.sleep(3 * REQUEST_MS / 1000)  # the fault itself
+            with contextlib.suppress(KafkaTimeoutError):
+                producer.flush(2 * REQUEST_MS / 1000)  # the fault itself
+            _wait_for_a_retry(producer)
+        producer.flush(WAIT_SECONDS)
         for one in sent:
-            one.get(timeout=60)
+            one.get(timeout=0)
     finally:
         producer.close()
     ends = end_offsets(settings, broker.bootstrap)
     return 1 + len(sent), sum(ends.values())
+
+
+def _wait_for_a_retry(producer: KafkaProducer) -> None:
+    """Until the client has given its request up and queued the records again.
+
+    Raises:
+        TimeoutError: it did neither.
+    """
+    until = time.monotonic() + WAIT_SECONDS
+    while not producer.metrics()["producer-metrics"]["record-retry-rate"]:
+        if time.monotonic() > until:
+            raise TimeoutError(f"no record was sent again in {WAIT_SECONDS} s")
+        time.sleep(0.05)
 
 
 SINKS = {

@@ -180,6 +180,44 @@ def latency_percentiles(latencies: dict[str, dict[str, float]], title: str):
     return made.update_layout(barmode="group")
 
 
+def latency_ranges(latencies: dict[str, dict[str, float]], title: str):
+    """From p50 by p95 to p99, one line a name, on a logarithmic axis.
+
+    Args:
+        latencies: name → (``p50``, ``p95``, ``p99`` → milliseconds), top to bottom.
+        title: what is to be seen.
+    """
+    made = figure(title, "milliseconds (logarithmic)", "")
+    for quantile, symbol, colour, place in (
+        ("p50", "circle", "throughput", "top center"),
+        ("p95", "diamond", "latency", "bottom center"),
+        ("p99", "x", "bad", "top center"),
+    ):
+        values = [each[quantile] for each in latencies.values()]
+        made.add_scatter(
+            x=values,
+            y=list(latencies),
+            name=quantile,
+            mode="markers+text",
+            text=[f"{value:,.0f}" for value in values],
+            textposition=place,
+            marker={"size": 11, "symbol": symbol, "color": COLOURS[colour]},
+        )
+    for name, each in latencies.items():
+        made.add_shape(
+            type="line",
+            x0=each["p50"],
+            x1=each["p99"],
+            y0=name,
+            y1=name,
+            line={"color": COLOURS["normal"], "width": 2},
+            layer="below",
+        )
+    made.update_xaxes(type="log", rangemode="normal", dtick="D1")
+    made.update_yaxes(autorange="reversed")
+    return made.update_layout(height=120 + 60 * len(latencies))
+
+
 def trigger_sweep(runs: pd.DataFrame, title: str) -> go.Figure:
     """What a longer trigger interval costs and buys.
 

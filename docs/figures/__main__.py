@@ -26,7 +26,7 @@ import papermill
 from bench.machine import machine
 from docs.figures import replay, walkthrough
 from docs.figures.pictures import Painter
-from lib import charts
+from lib import charts, charts_live
 from lib.broker import Broker
 from lib.browser import Browser
 from lib.config import ROOT, Settings
@@ -108,17 +108,34 @@ def walk(names: list[str] | None, ran: Path | None) -> None:
 
 def images() -> None:
     """Figures of results that the bench left behind."""
-    results = ROOT / "bench" / "results" / "dashboard.json"
-    told = json.loads(results.read_text())["replayed_hours"]
+    drawn = {"dashboard_memory": memory_of_the_page(), "peers": latency_of_peers()}
+    with Painter() as painter:
+        for name, figure in drawn.items():
+            file = DOCS / "images" / f"{name}.png"
+            painter.draw(json.loads(figure.to_json()), file)
+
+
+def memory_of_the_page():
+    """The figure of `bench.dashboard`'s long run."""
+    told = _result("dashboard")["replayed_hours"]
     samples = pd.DataFrame(told["mb"]).rename(columns={"hour": "x", "mb": "y"})
     grown = samples["y"].iloc[-1] - samples["y"].iloc[0]
     title = f"The page's memory over {told['events']:,} events: {grown:+.0f} MB"
-    figure = charts.cumulative(
+    return charts.cumulative(
         {"resident memory": samples}, title, "hours of 20 events per second", "MB"
     )
-    with Painter() as painter:
-        file = DOCS / "images" / "dashboard_memory.png"
-        painter.draw(json.loads(figure.to_json()), file)
+
+
+def latency_of_peers():
+    """The figure of `bench.peers`: what Spark costs in latency beside other ways."""
+    found = _result("peers")
+    rate = found["settings"]["rate"]
+    title = f"Kafka's timestamp to what a reader can see, at {rate:g} events/s"
+    return charts_live.latency_ranges(found["latency_ms"], title)
+
+
+def _result(name: str) -> dict:
+    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
 
 
 if __name__ == "__main__":

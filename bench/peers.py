@@ -3,6 +3,7 @@
     python -m bench.peers [--rate 20] [--seconds 60] [--warm-up 60] [--quix PYTHON]
         [--only NAME …] [--out FILE]
 
+With --only the others keep the figures that the file has of them.
 Each peer has a broker, a topic and a process of its own, one after the other, open
 loop. An event is visible when a Delta commit shows its answer or, from Kafka to Kafka,
 when a consumer that reads committed records has it. Answers are by the same rules
@@ -28,6 +29,7 @@ from pathlib import Path
 import pandas as pd
 from delta import DeltaTable
 from kafka import KafkaConsumer
+from kafka.consumer.fetcher import ConsumerRecord
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -189,7 +191,7 @@ class Reader:
     """Notes when a consumer of committed records first has each event's answer."""
 
     def __init__(self, settings: Settings, bootstrap: str) -> None:
-        self.seen: dict[str, float] = {}
+        self.seen: dict[tuple[bytes, str], float] = {}  # by account and event id
         self._consumer = KafkaConsumer(
             settings.topic,
             bootstrap_servers=bootstrap,
@@ -206,13 +208,18 @@ class Reader:
             for records in self._consumer.poll(timeout_ms=100).values():
                 now = time.time() * 1000
                 for record in records:
-                    self.seen.setdefault(json.loads(record.value)["event_id"], now)
+                    self.seen.setdefault(_identity(record), now)
 
     def close(self) -> None:
         """End it."""
         self._ended.set()
         self._thread.join()
         self._consumer.close()
+
+
+def _identity(record: ConsumerRecord) -> tuple[bytes, str]:
+    """An event's: ids are unique within an account only."""
+    return record.key, json.loads(record.value)["event_id"]
 
 
 def real_time_mode(spark: SparkSession, settings: Settings, bootstrap: str):
@@ -360,7 +367,7 @@ def _to_kafka(
         finally:
             reader.close()
     created = {
-        json.loads(record.value)["event_id"]: record.timestamp
+        _identity(record): record.timestamp
         for record in committed_records(
             settings,
             bootstrap,
@@ -460,6 +467,8 @@ def main() -> None:
         return
     asked = {k: getattr(arguments, k) for k in ("rate", "seconds", "warm_up")}
     runs: dict[str, object] = {}
+    if arguments.only != NAMES and arguments.out.exists():
+        runs = json.loads(arguments.out.read_text())["latency_ms"]
     for name in arguments.only:
         if name == QUIX and arguments.quix is None:
             runs[name] = "not measured: no --quix"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ from lib.scoring import Judged, fold, input_table, judge, parse
 from lib.state_codec import NEVER, last_seen, newest_of
 from lib.state_map import StateMap
 from lib.tables import UNSURE, table_rows
-from lib.workers import spare_the_collector
+from lib.workers import read_schemas_once, spare_the_collector, take_batches_whole
 
 OUTPUT = "kind string, payload binary"
 ROWS, CORRECTIONS = "rows", "corrections"
@@ -48,6 +49,9 @@ SLICE_BYTES = 64 * 2**20
 """Payload that is taken at once, many times that of a usual batch."""
 
 _BATCH_ID = "streaming.sql.batchId"  # Spark's MicroBatchExecution sets it
+
+# A worker imports this module for the operator's class, before it reads a record.
+take_batches_whole()
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,32 @@ class Target:
     large: int = LARGE
 
 
+class Clock(NamedTuple):
+    """What a state partition knows beside its accounts.
+
+    Attributes:
+        newest_us: the greatest ts there was, or NEVER.
+        accounts: how many accounts there are.
+        week: of `_weeks`, the next to look at.
+        part: and its part.
+    """
+
+    newest_us: int
+    accounts: int
+    week: int
+    part: int
+
+    @property
+    def watermark_us(self) -> int | None:
+        """The event-time watermark; None before there is one."""
+        if self.newest_us == NEVER:
+            return None
+        return self.newest_us - THRESHOLDS.lateness_us
+
+
+START = Clock(NEVER, 0, 0, 0)
+
+
 class AccountProcessor(StatefulProcessor):
     """Parses, deduplicates and scores the records of some accounts."""
 
@@ -75,12 +105,12 @@ class AccountProcessor(StatefulProcessor):
 
     def init(self, handle: StatefulProcessorHandle) -> None:
         """Open the state."""
+        read_schemas_once()
         self._accounts = StateMap(
             handle.getMapState("accounts", "account_id string", "value binary")
         )
-        # The greatest ts there was, and the next part of `_weeks` to look at.
         self._clock = handle.getValueState(
-            "clock", "newest_us long, week int, part int"
+            "clock", "newest_us long, accounts long, week int, part int"
         )
         self._weeks = handle.getMapState(
             "weeks", "week int, part int", "account_ids string"
@@ -111,15 +141,17 @@ class AccountProcessor(StatefulProcessor):
 
     def _judge(self, records: pa.Table) -> Judged:
         parsed = parse(records)
-        clock = self._clock.get()
-        known = self._accounts.get(parsed.accounts)
-        watermark_us = clock[0] - THRESHOLDS.lateness_us if clock else None
-        judged = judge(parsed, known, watermark_us)
-        self._accounts.remove(known.keys() - judged.values.keys())
-        self._remember(known, judged.values)
+        clock = self._read_clock()
+        known = self._accounts.get(parsed.accounts, of=clock.accounts)
+        judged = judge(parsed, known, clock.watermark_us)
+        gone = known.keys() - judged.values.keys()
+        self._accounts.remove(gone)
+        self._remember(known, judged.values, len(gone))
         return judged
 
-    def _remember(self, known: dict[str, bytes], values: dict[str, bytes]) -> None:
+    def _remember(
+        self, known: dict[str, bytes], values: dict[str, bytes], gone: int = 0
+    ) -> None:
         """Store the accounts that differ, and when they were last seen."""
         seen = []
         changed = {a: value for a, value in values.items() if value != known.get(a)}
@@ -131,32 +163,48 @@ class AccountProcessor(StatefulProcessor):
                 last_seen(before, THRESHOLDS)
             ):
                 seen.append((account, last))
+        clock = before = self._read_clock()
         newest = max((newest_of(value) for value in values.values()), default=NEVER)
-        clock = self._clock.get()
-        if newest > (clock[0] if clock else NEVER):
-            begin = clock[1:] if clock else (expiry.week_of(newest), 0)
-            clock = (newest, *begin)
-            self._clock.update(clock)
-        if seen and clock:
+        if clock.watermark_us is None and newest > NEVER:
+            clock = clock._replace(week=expiry.week_of(newest))
+        clock = clock._replace(
+            newest_us=max(clock.newest_us, newest),
+            accounts=clock.accounts + len(changed.keys() - known.keys()) - gone,
+        )
+        if clock != before:
+            self._clock.update(tuple(clock))
+        if seen and clock.watermark_us is not None:
             # The week that is being looked at has parts behind it already.
-            expiry.enter(self._weeks, seen, not_before=clock[1] + bool(clock[2]))
+            expiry.enter(self._weeks, seen, not_before=clock.week + bool(clock.part))
 
     def _sweep(self) -> None:
         """Forget accounts that the watermark has left a whole retention behind."""
-        clock = self._clock.get()
-        if clock is None:
+        clock = self._read_clock()
+        if clock.watermark_us is None:
             return
-        newest, *begin = clock
-        watermark_us = newest - THRESHOLDS.lateness_us
-        end = expiry.sweep(
+        forgotten = 0
+
+        def forget(accounts: list[str]) -> None:
+            nonlocal forgotten
+            self._accounts.remove(accounts)
+            forgotten += len(accounts)
+
+        week, part = expiry.sweep(
             self._weeks,
             self._accounts.get,
-            self._accounts.remove,
-            tuple(begin),
-            watermark_us,
+            forget,
+            (clock.week, clock.part),
+            clock.watermark_us,
         )
-        if end != tuple(begin):
-            self._clock.update((newest, *end))
+        after = clock._replace(
+            week=week, part=part, accounts=clock.accounts - forgotten
+        )
+        if after != clock:
+            self._clock.update(tuple(after))
+
+    def _read_clock(self) -> Clock:
+        stored = self._clock.get()
+        return Clock(*stored) if stored else START
 
     def close(self) -> None:
         """Nothing is open."""

@@ -26,7 +26,7 @@ POLL_SECONDS = 0.2
 AT_ONCE = "0 seconds"
 """The default trigger: the next micro-batch begins as soon as there is data."""
 
-BATCH_RECORDS = 250_000
+BATCH_RECORDS = 500_000
 """Records per micro-batch at most, if nobody says otherwise: large enough that a
 batch's fixed cost doesn't count, small enough for 2 GB of memory."""
 

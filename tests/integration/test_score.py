@@ -98,6 +98,23 @@ def test_stream_equals_oracle(spark, base: Settings, told: list[Row], made):
     ]
 
 
+def test_many_accounts_in_few_batches(
+    spark, settings: Settings, bootstrap: str, tmp_path: Path
+):
+    """Where a batch touches most accounts, the state is read in one pass."""
+    made = generate(2_400, 600, seed=12, **MADE_OF)
+    file = tmp_path / "events.jsonl"
+    file.write_text("\n".join(made.lines) + "\n", errors="surrogateescape")
+    ensure_topic(settings, bootstrap)
+    replay(settings, bootstrap, file)
+
+    drain(spark, settings, bootstrap, max_offsets=1_000)
+
+    assert oracle.check(spark, settings).collect() == []
+    books = reconcile(spark, settings, bootstrap)
+    assert books.balanced, books.differences
+
+
 def test_the_oracle_sees_a_wrong_answer(spark, base: Settings, tmp_path: Path):
     """One changed bit, one row too many, one too few: each is found."""
     settings = copied(base, tmp_path)

@@ -5,6 +5,7 @@ The other side is a socket that answers one request after the other, as Spark's 
 
 from __future__ import annotations
 
+import pickle
 import socket
 import struct
 import threading
@@ -19,7 +20,7 @@ from pyspark.sql.streaming.stateful_processor_api_client import (
 )
 from pyspark.sql.types import BinaryType, StringType, StructType
 
-from lib.state_map import StateMap
+from lib.state_map import FEW, WHOLE, StateMap
 
 BUFFER_BYTES = 16 * 2**10
 
@@ -32,6 +33,13 @@ class Spark(threading.Thread):
         self._file = there.makefile("rwb")
         self.held: dict[bytes, bytes] = {}
         self.failing = False
+        self.passes = 0
+
+    def entries(self) -> Iterator[tuple[tuple[str], tuple[bytes]]]:
+        """PySpark's own iterator over the map."""
+        self.passes += 1
+        for key, value in self.held.items():
+            yield pickle.loads(key), pickle.loads(value)
 
     def run(self) -> None:
         while head := self._file.read(8):
@@ -64,13 +72,14 @@ def ends() -> Iterator[tuple[StateMap, Spark]]:
     here.settimeout(10)
     client = StatefulProcessorApiClient.__new__(StatefulProcessorApiClient)
     client.sockfile = here.makefile("rwb")
+    spark = Spark(there)
     state = SimpleNamespace(
         _stateName="accounts",
         _mapStateClient=SimpleNamespace(
             _stateful_processor_api_client=client,
         ),
+        iterator=spark.entries,
     )
-    spark = Spark(there)
     spark.start()
     yield StateMap(state), spark
     here.close()
@@ -89,6 +98,25 @@ def test_each_key_has_its_own_value(ends: tuple[StateMap, Spark]):
     assert state.get(names) == values
     state.remove(names[:700])
     assert state.get(names) == {name: values[name] for name in names[700:-1]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "of", "passes"),
+    [(FEW, FEW * WHOLE, 1), (FEW, FEW * WHOLE + 1, 0), (FEW - 1, 0, 0), (FEW, 0, 1)],
+    ids=["a large part", "a small part", "few", "told wrong"],
+)
+def test_one_pass_over_the_map_finds_what_requests_find(
+    ends: tuple[StateMap, Spark], asked: int, of: int, passes: int
+):
+    state, spark = ends
+    values = {f"ACCT_{n}": bytes([n % 256]) for n in range(0, 2 * FEW, 2)}
+    state.put(values)
+    names = [f"ACCT_{n}" for n in range(asked)]  # every other one is there
+
+    found = state.get(names, of=of)
+
+    assert spark.passes == passes
+    assert found == state.get(names) == {n: values[n] for n in names[::2]}
 
 
 def test_nothing_asked_is_nothing_sent(ends: tuple[StateMap, Spark]):

@@ -189,9 +189,9 @@ def latency_ranges(latencies: dict[str, dict[str, float]], title: str):
     """
     made = figure(title, "milliseconds (logarithmic)", "")
     for quantile, symbol, colour, place in (
-        ("p50", "circle", "throughput", "top center"),
+        ("p50", "circle", "throughput", "middle left"),
         ("p95", "diamond", "latency", "bottom center"),
-        ("p99", "x", "bad", "top center"),
+        ("p99", "x", "bad", "middle right"),
     ):
         values = [each[quantile] for each in latencies.values()]
         made.add_scatter(
@@ -201,6 +201,7 @@ def latency_ranges(latencies: dict[str, dict[str, float]], title: str):
             mode="markers+text",
             text=[f"{value:,.0f}" for value in values],
             textposition=place,
+            cliponaxis=False,
             marker={"size": 11, "symbol": symbol, "color": COLOURS[colour]},
         )
     for name, each in latencies.items():
@@ -213,7 +214,7 @@ def latency_ranges(latencies: dict[str, dict[str, float]], title: str):
             line={"color": COLOURS["normal"], "width": 2},
             layer="below",
         )
-    made.update_xaxes(type="log", rangemode="normal", dtick="D1")
+    made.update_xaxes(type="log", rangemode="normal", dtick=1)
     made.update_yaxes(autorange="reversed")
     return made.update_layout(height=120 + 60 * len(latencies))
 

@@ -66,8 +66,8 @@ class Generated:
     @property
     def labelled(self) -> int:
         """Number of distinct events on which a rule is to fire."""
-        alerts = {lab[3:] for lab in self.labels if lab.role == "alert"}
-        return len(alerts)
+        alerts = (label for label in self.labels if label.role == "alert")
+        return len({(label.account_id, label.event_id) for label in alerts})
 
 
 def generate(

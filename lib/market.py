@@ -206,7 +206,10 @@ def _payments(
     _holidays(rng, rows, persons)
     rows = in_order(rows)
     parts = [rows]
-    parts += [_commute(rng, rows, persons, *crossing) for crossing in crossings]
+    parts += [
+        _commute(rng, rows, persons, crossing, number)
+        for number, crossing in enumerate(crossings)
+    ]
     _fridges(rng, rows, persons, round(events * FRIDGE_SHARE))
     may_follow = np.flatnonzero(rows["ts_ms"] < (days - 1) * DAY_MS)
     chosen = rng.choice(may_follow, len(cases), replace=False)
@@ -338,13 +341,11 @@ def _commute(
     rng: np.random.Generator,
     rows: np.ndarray,
     persons: np.ndarray,
-    account: int,
-    day: int,
+    crossing: tuple[int, int],
+    number: int,
 ) -> np.ndarray:
-    """A coffee at home and one at work across the border; the day's rows move there.
-
-    The day is its own case number, apart from the others' by its pattern.
-    """
+    """A coffee at home and one at work across the border; the day's rows move there."""
+    account, day = crossing
     home = int(persons["home"][account])
     work = _NEIGHBOURS[home][account % len(_NEIGHBOURS[home])]
     new = np.zeros(2, rows.dtype)
@@ -361,7 +362,6 @@ def _commute(
     rows["merchant"][at_work] = work * len(PRICES) + (
         rows["merchant"][at_work] % len(PRICES)
     )
-    number = account * 4_000 + day  # at most MAX_DAYS
     _mark(rows, at_work, COMMUTE, number)
     _mark(new, slice(None), COMMUTE, number)
     return new
@@ -430,7 +430,6 @@ def _follow(
     waits = pace * rng.uniform(0.5, 1.5, len(new))
     waits[0] = _log_uniform(rng, after_ms)
     new["ts_ms"] += np.cumsum(waits).astype("i8")
-    new["pattern"] = new["role"] = 0  # of the payment before
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[int, int]) -> float:

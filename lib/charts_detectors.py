@@ -13,13 +13,20 @@ Z_SHOWN = 12.0
 
 _Z_STEP = 0.25
 _SCORES = (("amount", "circle"), ("throughput", "diamond"), ("velocity", "x"))
+_LIMIT_MARGIN = 125
+"""Pixels: room for the name of a limit."""
+
+_HISTORIES = ("latency", "throughput", "velocity", "amount", "good", "bad")
 
 
 def limit(made: go.Figure, value: float, text: str) -> go.Figure:
-    """The figure with a dashed line across it at a rule's limit."""
-    return made.add_hline(
-        y=value, line_dash="dash", line_color="#444444", annotation_text=text
+    """The figure with a dashed line across it at a rule's limit, named in the margin:
+    within the plot the text would lie on bars or lines."""
+    made.add_hline(y=value, line_dash="dash", line_color="#444444")
+    made.add_annotation(
+        text=text, x=1, xref="paper", xanchor="left", y=value, showarrow=False
     )
+    return made.update_layout(margin_r=_LIMIT_MARGIN)
 
 
 def counts_side_by_side(

@@ -204,7 +204,7 @@ def main() -> None:
                 say(armed=True)
             if command == "catch-up":
                 _catch_up(queries, end_offsets(settings, bootstrap))
-                say(caught_up=True, batch_ms=_durations(queries))
+                say(caught_up=True)
         else:
             blow()  # whoever gave the commands is gone
         for query in queries:
@@ -277,18 +277,6 @@ def _catch_up(queries: list[StreamingQuery], ends: dict[int, int]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not caught up with {ends}")
         time.sleep(0.05)
-
-
-def _durations(queries: list[StreamingQuery]) -> dict[str, list[int]]:
-    """Milliseconds of each batch that had rows, by sink."""
-    return {
-        query.name: [
-            report["durationMs"]["addBatch"]
-            for report in query.recentProgress
-            if report["numInputRows"]
-        ]
-        for query in queries
-    }
 
 
 if __name__ == "__main__":

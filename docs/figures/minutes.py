@@ -108,16 +108,14 @@ class Step:
     @property
     def minutes(self) -> float:
         """Minutes of the path that it takes."""
-        return (
-            self.planned + self.running + (self.section.telling if self.section else 0)
-        )
+        telling = self.section.telling if self.section else self.planned
+        return telling + self.running
 
 
 @dataclass(frozen=True)
 class Route:
     """A way through the notebooks within some minutes."""
 
-    title: str
     limit: int
     steps: tuple[Step, ...]
 
@@ -175,7 +173,7 @@ def paths(plan: Mapping, found: Mapping[str, list[Section]]) -> list[Route]:
     """
     made = []
     for one in plan["path"]:
-        path = Route(one["title"], one["minutes"], tuple(_steps(one["steps"], found)))
+        path = Route(one["minutes"], tuple(_steps(one["steps"], found)))
         if path.minutes > path.limit:
             raise FraudError(
                 f"the path of {path.limit} minutes takes {path.minutes:.1f}: leave out "

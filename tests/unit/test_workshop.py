@@ -80,7 +80,7 @@ def test_what_runs_before_the_path_takes_no_time_of_it():
 
 def test_skipped_sections_are_run_above_and_counted():
     own = [Section("01", f"{n}. S", cells={str(n): 60}) for n in range(1, 5)]
-    plan = {"path": [{"title": "x", "minutes": 9, "steps": ["01 2", "01 4"]}]}
+    plan = {"path": [{"minutes": 9, "steps": ["01 2", "01 4"]}]}
 
     (route,) = minutes.paths(plan, {"01": own})
 
@@ -99,7 +99,7 @@ def test_skipped_sections_are_run_above_and_counted():
 )
 def test_a_plan_that_can_not_be_is_refused(steps, said):
     own = [Section("01", f"{n}. S", cells={str(n): 60}) for n in (1, 2)]
-    plan = {"path": [{"title": "x", "minutes": 60, "steps": steps}]}
+    plan = {"path": [{"minutes": 60, "steps": steps}]}
 
     with pytest.raises(FraudError, match=said):
         minutes.paths(plan, {"01": own})
@@ -107,7 +107,7 @@ def test_a_plan_that_can_not_be_is_refused(steps, said):
 
 def test_a_long_cell_needs_something_to_say():
     one = one_section(a=minutes.LONG_SECONDS)
-    route = Route("x", 60, (Step(one),))
+    route = Route(60, (Step(one),))
 
     with pytest.raises(FraudError, match="say something"):
         minutes.waits({"say": {}}, [route], {"01": [one]})

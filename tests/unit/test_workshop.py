@@ -28,7 +28,7 @@ each_route = pytest.mark.parametrize(
 
 ERRORS = re.compile(r"^\| (`+) ?(.+?) ?\1 \| .+ \| .+ \|$", re.MULTILINE)
 GAP = "…"
-FAR = re.compile(r"\{[^}]*\}")
+VALUE = re.compile(r"\{[\w.\[\]]+\}")
 
 
 def one_section(**seconds: float) -> Section:
@@ -152,7 +152,7 @@ def test_run_times_come_from_the_kernels_messages():
 @cache
 def texts() -> list[str]:
     """Every text of lib/, with a gap for each value in it; and the Makefile's."""
-    found = [FAR.sub(GAP, (ROOT / "Makefile").read_text())]
+    found = [VALUE.sub(GAP, (ROOT / "Makefile").read_text())]
     for path in sorted((ROOT / "lib").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):

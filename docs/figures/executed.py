@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
-import papermill
 from nbformat import NotebookNode
 
 from lib.config import ROOT
@@ -26,6 +25,8 @@ def copies(
         folder: holds copies that were executed earlier. One whose cells are not those
             of the notebook, or that did not run to its end, is run anew.
     """
+    import papermill
+
     found = {}
     with TemporaryDirectory() as made:
         for path in notebooks:

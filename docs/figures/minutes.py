@@ -271,9 +271,9 @@ def _rule(machine: Mapping) -> str:
         f"Telling a section takes a minute for {WORDS_A_MINUTE} words of its text, "
         f"{SECONDS_A_LINE} s for each line of its code, and {SECONDS_A_QUESTION} s for "
         "each question (**Predict**). Running it takes what its cells took in a run on "
-        f"{machine['cores']} cores of an {machine['cpu']} with "
-        f"{machine['memory_gb']} GB. Pauses, exercises and questions have the minutes "
-        "that were planned for them."
+        f"{machine['cores']} cores ({machine['cpu']}) with {machine['memory_gb']} GB "
+        "of memory. Pauses, exercises and questions have the minutes that were planned "
+        "for them."
     )
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Protocol
 
 import nbformat
 
@@ -39,7 +40,7 @@ def write(notebook: Path, folder: Path, draw: Draw) -> Path:
             parts.append(cell.source.replace("](../", "](../../"))
         elif cell.cell_type == "code" and cell.source.strip():
             parts.append(f"```python\n{cell.source}\n```")
-            parts += [text for o in cell.outputs if (text := _output(o, pictures))]
+            parts += [text for o in cell.outputs if (text := output(o, pictures))]
     file = folder / f"{name}.md"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text("\n\n".join(parts) + "\n")
@@ -96,14 +97,28 @@ class _Pictures:
         return f"![{words}]({IMAGES}/{file.name})"
 
 
-def _output(output, pictures: _Pictures) -> str | None:
-    """One output as Markdown; None if it shows nothing."""
-    kind = output.output_type
+class Pictures(Protocol):
+    """Takes a notebook's pictures, and says how Markdown names each."""
+
+    def figure(self, figure: dict) -> str:
+        """Markdown of a Plotly figure, given as its JSON."""
+
+    def png(self, data: str) -> str:
+        """Markdown of a picture, given in base64."""
+
+
+def output(shown, pictures: Pictures) -> str | None:
+    """One output of a cell as Markdown; None if it shows nothing.
+
+    Raises:
+        ValueError: the cell failed.
+    """
+    kind = shown.output_type
     if kind == "stream":
-        return _fenced(output.text) if output.name == "stdout" else None
+        return _fenced(shown.text) if shown.name == "stdout" else None
     if kind == "error":
-        raise ValueError(f"{output.ename}: {output.evalue}")
-    data = output.data
+        raise ValueError(f"{shown.ename}: {shown.evalue}")
+    data = shown.data
     plotly = data.get("application/vnd.plotly.v1+json")
     if plotly:
         return pictures.figure(plotly)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib.events import Event, mask_account, parse
-from lib.fixture import FOLDER, fixture
+from lib.fixture import FOLDER, fixture, stolen_card
 from lib.generator import END, write
 from tests.unit.reference import order, reference_scores
 
@@ -240,3 +240,15 @@ def test_reference_amount_needs_ten_that_differ():
     same = [pay(second, cents=100) for second in range(20)]
     last = reference_scores([*same, pay(30, cents=10**6)])[-1]
     assert (last["z"], last["is_amount"], last["baseline_n"]) == (None, False, 20)
+
+
+def test_the_stolen_card_is_nine_payments_and_the_ninth_alone_fires(scores):
+    card = [parse(line.encode(), END_US) for line in stolen_card()]
+    minutes = Counter(event.ts_us // 60_000_000 for event in card)
+
+    assert [scores[identity(event)]["is_velocity"] for event in card] == (
+        [False] * 8 + [True]
+    )
+    assert {mask_account(event.account_id) for event in card} == {"ACCT_••97"}
+    assert {event.country for event in card} == {"BR"}
+    assert max(minutes.values()) <= 8  # so the clock's minutes miss it

@@ -2,7 +2,7 @@
 
 
 # %% trailing
-def trailing(times):
+def in_a_minute(times):
     """For each payment, how many lie in (its time − 60 s, its time], up to itself."""
     return [
         sum(earlier > time - MINUTE for earlier in times[: place + 1])

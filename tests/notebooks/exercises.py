@@ -187,19 +187,19 @@ def used(batches, delay):
     "03_detectors": {
         "trailing": {
             "takes minutes of the clock": """
-def trailing(times):
+def in_a_minute(times):
     minutes = [time // MINUTE for time in times]
     return [minutes[: n + 1].count(minute) for n, minute in enumerate(minutes)]
 """,
             "closes the beginning": """
-def trailing(times):
+def in_a_minute(times):
     return [
         sum(time - MINUTE <= other for other in times[: n + 1])
         for n, time in enumerate(times)
     ]
 """,
             "counts all of an instant": """
-def trailing(times):
+def in_a_minute(times):
     return [sum(t - MINUTE < other <= t for other in times) for t in times]
 """,
         },

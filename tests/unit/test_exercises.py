@@ -137,7 +137,8 @@ def repair(_folder: Path) -> dict:
 
 
 def watermarks(_folder: Path) -> dict:
-    times = pd.to_datetime(["12:00", "12:30", "12:10", "13:00", "12:59"], utc=True)
+    noon = pd.Timestamp("2026-05-20T12:00Z")
+    times = [noon + pd.Timedelta(minutes=after) for after in (0, 30, 10, 60, 59)]
     reported = [None, times[1], times[1], times[1], times[3]]
     progress = pd.DataFrame({"input_rows": [2, 0, 1, 2, 0]})
     progress["watermark"] = pd.to_datetime(reported, utc=True) - pd.Timedelta("5min")
@@ -156,8 +157,7 @@ def z(_folder: Path) -> dict:
 
 
 def application_id(folder: Path) -> dict:
-    own = {"run": SimpleNamespace(folder=folder), "shutil": shutil, "Path": Path}
-    return own
+    return {"run": SimpleNamespace(folder=folder), "shutil": shutil, "Path": Path}
 
 
 def band(_folder: Path) -> dict:

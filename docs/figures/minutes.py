@@ -43,6 +43,10 @@ DOCUMENT = ROOT / "docs" / "workshop.md"
 PLAN = ROOT / "docs" / "workshop.toml"
 MEASURED = Path(__file__).with_name("run_seconds.json")
 QUESTION = "**Predict.**"
+ANSWERED = ("guess-", "compare-", "try-", "exercise-", "check-")
+"""How the ids of cells begin that a reader works on: an answer to a question has the
+question's time, and an exercise the time that a path plans for it."""
+
 STARTED, ENDED = "iopub.execute_input", "shell.execute_reply"
 
 Seconds = Mapping[str, Mapping[str, float]]
@@ -138,12 +142,15 @@ def sections(seconds: Seconds) -> dict[str, list[Section]]:
             if not own or own[-1].heading != piece.section:
                 own.append(Section(number, piece.section))
             last = own[-1]
+            if piece.kind == "code":
+                last.cells[piece.cell] = seconds.get(number, {}).get(piece.cell, 0)
+            if piece.cell.startswith(ANSWERED):
+                continue
             if piece.kind == "markdown":
                 last.words += len(piece.source.split())
                 last.questions += piece.source.count(QUESTION)
             else:
                 last.lines += sum(bool(x.strip()) for x in piece.source.splitlines())
-                last.cells[piece.cell] = seconds.get(number, {}).get(piece.cell, 0)
     return found
 
 

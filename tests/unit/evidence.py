@@ -57,7 +57,7 @@ def shown_in(text: str) -> list[Shown]:
     return [Shown(*map(_unescaped, found)) for found in _CELL.findall(text)]
 
 
-def tests_in(text: str) -> list[tuple[str, str]]:
+def named_tests(text: str) -> list[tuple[str, str]]:
     """The tests that a Markdown text names: file and function."""
     return _TEST.findall(text)
 
@@ -71,9 +71,9 @@ def missing(document: Path) -> Iterator[str]:
     """What a document names and is not there: tests and files. Each mention of a test
     must have the form that is looked up."""
     text = document.read_text()
-    if len(re.findall(r"(?<!/)\btests/", text)) != len(tests_in(text)):
+    if len(re.findall(r"(?<!/)\btests/", text)) != len(named_tests(text)):
         yield "a test in another form than `tests/FILE.py::test_NAME`"
-    for file, name in tests_in(text):
+    for file, name in named_tests(text):
         if name not in _functions(file):
             yield f"{file}::{name}"
     for target in files_in(text):

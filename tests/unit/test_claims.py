@@ -10,7 +10,14 @@ from dataclasses import dataclass
 import pytest
 
 from lib.config import ROOT
-from tests.unit.evidence import NOTEBOOKS, cells, files_in, missing, shown_in, tests_in
+from tests.unit.evidence import (
+    NOTEBOOKS,
+    cells,
+    files_in,
+    missing,
+    named_tests,
+    shown_in,
+)
 
 DOCUMENT = ROOT / "docs" / "claims.md"
 README = ROOT / "README.md"
@@ -73,7 +80,7 @@ def test_a_claim_is_asserted_by_that_very_line(claim: Claim):
     shown = shown_in(claim.proof)
     assert [line for line in shown if not line.is_asserted()] == []
     assert claim.proof.count(".ipynb") == len(shown)  # none in another form
-    assert shown or tests_in(claim.proof) or files_in(claim.proof)
+    assert shown or named_tests(claim.proof) or files_in(claim.proof)
 
 
 @each_claim

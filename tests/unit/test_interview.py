@@ -14,8 +14,8 @@ from tests.unit.evidence import (
     assertions,
     files_in,
     missing,
+    named_tests,
     shown_in,
-    tests_in,
 )
 
 DOCUMENT = ROOT / "docs" / "interview.md"
@@ -83,7 +83,7 @@ def test_what_is_not_shown_says_so_and_where_else_it_is(question: Question):
     else:
         assert question.evidence.startswith("Not shown here")
         assert ".ipynb" not in question.evidence
-        assert tests_in(question.evidence) or files_in(question.evidence)
+        assert named_tests(question.evidence) or files_in(question.evidence)
 
 
 def test_nearly_all_are_shown():

@@ -72,6 +72,22 @@ def test_a_section_takes_its_telling_and_its_running():
     assert one.running == 1.5
 
 
+def test_what_a_reader_works_on_is_not_told():
+    found = minutes.sections({})
+    notebook = "05"
+    own = nbformat.read(notebooks()[notebook], as_version=4).cells
+    lines = [
+        line
+        for cell in own
+        if cell.cell_type == "code" and not cell.id.startswith(minutes.ANSWERED)
+        for line in cell.source.splitlines()
+        if line.strip()
+    ]
+
+    assert any(cell.id.startswith("exercise-") for cell in own)
+    assert sum(section.lines for section in found[notebook]) == len(lines)
+
+
 def test_what_runs_before_the_path_takes_no_time_of_it():
     one = one_section(a=60)
     assert Step(one, above=2, beforehand=True).minutes == one.minutes

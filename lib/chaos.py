@@ -35,6 +35,7 @@ from lib.faults import (
     Laboratory,
     Trial,
     laboratory,
+    own_place,
     standing_still,
 )
 from lib.progress import percentiles
@@ -309,7 +310,7 @@ def disk_full(settings: Settings) -> Trial:
     Raises:
         NoSmallDiskError: this system permits no such disk.
     """
-    folder = settings.home / "faults" / "full"
+    folder = Path(own_place(settings, "full").lake).parent
     with small_disk(folder), laboratory(settings, "full", options=OPTIONS) as lab:
         lab.send()
         lab.settle()

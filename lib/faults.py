@@ -409,19 +409,26 @@ def standing_still(broker: Broker) -> Iterator[None]:
         os.kill(broker.pid, signal.SIGCONT)
 
 
+def own_place(settings: Settings, name: str) -> Settings:
+    """The settings of a laboratory: lake and checkpoints belong to its topic, so a
+    topic of another name finds none of theirs."""
+    topic = f"{settings.topic}-{name}"
+    folder = settings.home / "faults" / topic
+    return replace(
+        settings,
+        kafka="",
+        topic=topic,
+        lake=str(folder / "lake"),
+        checkpoints=str(folder / "checkpoints"),
+    )
+
+
 @contextmanager
 def laboratory(
     settings: Settings, name: str, *, events: int = 60, options: tuple[str, ...] = ()
 ) -> Iterator[Laboratory]:
     """A laboratory with a broker, a topic, a lake and checkpoints of its own."""
-    folder = settings.home / "faults" / name
-    own = replace(
-        settings,
-        kafka="",
-        topic=f"{settings.topic}-{name}",
-        lake=str(folder / "lake"),
-        checkpoints=str(folder / "checkpoints"),
-    )
+    own = own_place(settings, name)
     broker = Broker(own).start()
     lab = Laboratory(own, broker, events=events, options=list(options))
     try:

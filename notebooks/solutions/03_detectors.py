@@ -16,3 +16,9 @@ def z_of(cents, earlier):
     if len(earlier) < 10 or len(set(earlier)) == 1:
         return None
     return float((cents - np.mean(earlier)) / np.std(earlier, ddof=1))
+
+
+# %% threshold
+def threshold_for(score, most):
+    """The smallest of the |score| that no more than `most` of them exceed."""
+    return score.abs().nlargest(most + 1).min()

@@ -230,6 +230,20 @@ def z_of(cents, earlier):
     return float(abs(cents - np.mean(earlier)) / np.std(earlier, ddof=1))
 """,
         },
+        "threshold": {
+            "forgets small amounts": """
+def threshold_for(score, most):
+    return score.nlargest(most + 1).min()
+""",
+            "leaves one alert unused": """
+def threshold_for(score, most):
+    return score.abs().nlargest(most).min()
+""",
+            "takes a share of all payments": """
+def threshold_for(score, most):
+    return score.abs().quantile(1 - most / len(score))
+""",
+        },
     },
     "04_exactly_once_failures": {
         "sixth": {

@@ -156,6 +156,11 @@ def z(_folder: Path) -> dict:
     return {"ten": [1_700, 2_300, 1_700, 2_300, *[2_000] * 6], "math": math}
 
 
+def threshold(_folder: Path) -> dict:
+    scores = {"z": pd.Series(np.linspace(-5, 4, 200))}
+    return {"scores": scores, "per_day": 0.5}
+
+
 def application_id(folder: Path) -> dict:
     return {"run": SimpleNamespace(folder=folder), "shutil": shutil, "Path": Path}
 
@@ -187,6 +192,7 @@ GIVEN: dict[tuple[str, str], Callable[[Path], dict]] = {
     ("02_stream", "watermarks"): watermarks,
     ("03_detectors", "trailing"): trailing,
     ("03_detectors", "z"): z,
+    ("03_detectors", "threshold"): threshold,
     ("04_exactly_once_failures", "application-id"): application_id,
     ("05_dbt", "band"): band,
     ("06_dashboard", "rows-at"): rows_at,

@@ -39,6 +39,7 @@ from bench.machine import machine
 from bench.plain_rules import score
 from lib.broker import Broker
 from lib.clients import (
+    TOPIC_PARTITIONS,
     committed_records,
     end_offsets,
     ensure_topic,
@@ -380,7 +381,9 @@ def _to_kafka(
 
 @contextmanager
 def _real_time(settings: Settings, bootstrap: str) -> Iterator[None]:
-    spark = spark_session(settings)
+    # All tasks of this mode run at once, one a partition, whatever the cores are.
+    slots = f"local[{TOPIC_PARTITIONS}]"
+    spark = spark_session(replace(settings, master=slots))
     query = real_time_mode(spark, settings, bootstrap)
     try:
         yield

@@ -116,21 +116,26 @@ def test_a_line_that_no_cell_asserts_is_seen():
 
 
 def in_record(record: dict, path: str) -> list[float]:
-    """The values at a path such as ``runs.*.p50``, ``sum of runs.*.events`` or
-    ``refresh.p95 / 1000``."""
-    path, _, divisor = path.partition(" / ")
+    """The values at a path such as ``runs.*.p50``, ``sum of runs.*.events``,
+    ``refresh.p95 / 1000`` or, rounded to hundreds, ``1000 / runs.*.seconds to 100``."""
+    path, _, nearest = path.partition(" to ")
+    left, _, right = path.partition(" / ")
+    of, divisor = (right, 1) if left.isdigit() else (left, float(right or 1))
     found = [record]
-    for key in path.removeprefix("sum of ").split("."):
+    for key in of.removeprefix("sum of ").split("."):
         parts = [item for one in found for item in _at(one, key)]
         found = parts
-    if path.startswith("sum of "):
+    if of.startswith("sum of "):
         found = [sum(found)]
-    return [value / float(divisor or 1) for value in found]
+    if left.isdigit():
+        found = [float(left) / value for value in found]
+    step = float(nearest or 0)
+    return [round(v / step) * step if step else v / divisor for v in found]
 
 
 def _at(value, key: str) -> list:
     if key == "*":
-        return list(value)
+        return list(value.values() if isinstance(value, dict) else value)
     return [value[int(key)] if isinstance(value, list) else value[key]]
 
 
@@ -139,6 +144,8 @@ def test_a_path_finds_the_values():
     assert in_record(record, "runs.*.ms") == [1500, 20]
     assert in_record(record, "sum of runs.*.n") == [5]
     assert in_record(record, "runs.0.ms / 1000") == [1.5]
+    assert in_record(record, "9000 / runs.0.*") == [6, 4500]
+    assert in_record(record, "1040 / runs.*.n to 100") == [500, 300]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from plotly.offline import get_plotlyjs
 
-from lib.browser import Browser
+from lib.dashboard.browser import Browser
 
 WIDTH = 900
 HEIGHT = 380

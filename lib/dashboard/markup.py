@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lib.charts import COLOURS
+from lib.charts.figures import COLOURS
+from lib.dashboard.escaping import LABEL_LENGTH, for_html, for_label
 from lib.dashboard.masking import CODE_LENGTH
 from lib.dashboard.view import Entry
-from lib.events import mask_accounts
-from lib.inert import LABEL_LENGTH, for_html, for_label
+from lib.events.card_event import mask_accounts
 
 SEED_MS = (120, 410, 860)
 """p50, p95, p99 on the project's page: placeholders there, shown as such here."""

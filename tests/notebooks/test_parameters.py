@@ -10,7 +10,7 @@ from pathlib import Path
 import papermill
 import pytest
 
-from lib.config import ROOT
+from lib.settings import ROOT
 
 PARAMETERS = {
     "01_produce": {"SEED": 7, "EVENTS": 400},

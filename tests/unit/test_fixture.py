@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.events import Event, mask_account, parse
-from lib.fixture import FOLDER, fixture
-from lib.generator import END, write
+from lib.datagen.fixture import FOLDER, fixture
+from lib.datagen.generator import END, write
+from lib.events.card_event import Event, mask_account, parse
 from tests.unit.reference import order, reference_scores
 
 END_US = int(END.timestamp()) * 1_000_000

@@ -11,7 +11,7 @@ from functools import cache
 import nbformat
 import pytest
 
-from lib.config import ROOT
+from lib.settings import ROOT
 
 DOCUMENT = ROOT / "docs" / "interview.md"
 QUESTIONS = 40

@@ -19,7 +19,7 @@ from pyspark.sql.streaming.stateful_processor_api_client import (
 )
 from pyspark.sql.types import BinaryType, StringType, StructType
 
-from lib.state_map import StateMap
+from lib.streaming.state_map import StateMap
 
 BUFFER_BYTES = 16 * 2**10
 

@@ -24,7 +24,7 @@ PARAMETERS = {
     "04_exactly_once_failures": {
         "SEED": 5,
         "EVENTS": 40,
-        "POINTS": ["after silver/scored"],
+        "POINTS": ["before silver/transactions"],
     },
     "06_dashboard": {
         "SEED": 23,

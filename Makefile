@@ -20,8 +20,8 @@ export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup demo cluster marts dbt-docs lab test lint bench figures lock \
-	sbom docker-up docker-down docker-pin clean
+.PHONY: help doctor setup demo cluster marts dbt-docs lab test lint bench figures slides \
+	lock sbom docker-up docker-down docker-pin clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' \
@@ -92,6 +92,11 @@ chaos: setup  ## kill the pipeline a hundred times and count (40 minutes)
 
 figures: setup  ## docs/: demo.html, the walkthrough and the pictures, from real runs
 	@PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m docs.figures
+
+# Notebooks that `make test` has run and nobody has changed since are not run again.
+slides: setup  ## docs/slides.html: the workshop's slides, one file without a network
+	@PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m docs.figures.slides
+	@echo "docs/slides.html: open it in a browser"
 
 lock: setup  ## resolve requirements.txt and jars.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -26,10 +26,12 @@ SYMBOLS = {"normal": "circle", "velocity": "diamond", "geo": "x", "amount": "sta
 """Colour is never the only sign of a pattern."""
 
 _STAGE_COLOURS = ("#56B4E9", "#0072B2", "#F0E442", "#E69F00", "#009E73", "#CC79A7")
+_LINE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 pio.templates["fraud"] = go.layout.Template(
     layout={
         "font": {"family": "system-ui, sans-serif", "size": 15},
+        "colorway": _LINE_COLOURS,
         # Measured from the top edge in pixels, so that it stays above the legend on
         # a figure of any height.
         "title": {
@@ -52,6 +54,7 @@ pio.templates["fraud"] = go.layout.Template(
             "linecolor": "#666666",
             "ticks": "outside",
             "automargin": True,
+            "zeroline": False,
         },
         "yaxis": {
             "automargin": True,
@@ -258,7 +261,7 @@ def marks(
             marker={"color": COLOURS[colour], "symbol": shape, "size": 7},
             line={"width": 1.5},
         )
-    return made.update_xaxes(zeroline=False)
+    return made
 
 
 def batch_sizes(rows_of: dict[str, pd.Series], title: str) -> go.Figure:

@@ -6,20 +6,27 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lib.charts import COLOURS, figure, stacked
+from lib.charts import COLOURS, SYMBOLS, figure, stacked
 
 Z_SHOWN = 12.0
 """Greater values of |z| share the last bar."""
 
 _Z_STEP = 0.25
+_SCORES = (("amount", "circle"), ("throughput", "diamond"), ("velocity", "x"))
+_LIMIT_MARGIN = 125
+"""Pixels: room for the name of a limit."""
+
 _HISTORIES = ("latency", "throughput", "velocity", "amount", "good", "bad")
 
 
 def limit(made: go.Figure, value: float, text: str) -> go.Figure:
-    """The figure with a dashed line across it at a rule's limit."""
-    return made.add_hline(
-        y=value, line_dash="dash", line_color="#444444", annotation_text=text
+    """The figure with a dashed line across it at a rule's limit, named in the margin:
+    within the plot the text would lie on bars or lines."""
+    made.add_hline(y=value, line_dash="dash", line_color="#444444")
+    made.add_annotation(
+        text=text, x=1, xref="paper", xanchor="left", y=value, showarrow=False
     )
+    return made.update_layout(margin_r=_LIMIT_MARGIN)
 
 
 def counts_side_by_side(
@@ -100,31 +107,79 @@ def z_distribution(rows: pd.DataFrame, threshold: float, title: str) -> go.Figur
 
 
 def sweep(rows: pd.DataFrame, threshold: float, title: str) -> go.Figure:
-    """Precision and recall against the threshold, one line per length of history.
+    """Precision and recall against the threshold, one line per score.
 
     Args:
-        rows: of ``lib.quality.amount_sweep``.
+        rows: of ``lib.quality.sweep``.
         threshold: the threshold in use, drawn as a line.
         title: what is to be seen.
     """
     panels = []
     for measure, text in (
-        ("precision", "Precision: the share of flags that are planted outliers"),
-        ("recall", "Recall: the share of planted outliers that are flagged"),
+        ("precision", "Precision: the share of flags that a thief made"),
+        ("recall", "Recall: the share of the thieves' outliers that are flagged"),
     ):
-        panel = figure(text, "fires when |z| is greater than", measure)
-        for colour, (name, own) in zip(
-            _HISTORIES, rows.groupby("history", sort=False), strict=False
-        ):
-            panel.add_scatter(
-                x=own["threshold"],
-                y=own[measure],
-                mode="lines+markers",
-                name=name,
-                legendgroup=name,
-                line={"color": COLOURS[colour], "width": 3},
-            )
-        panels.append(panel)
+        panel = figure(text, "fires when |score| is greater than", measure)
+        panels.append(_by_score(panel, rows, "threshold", measure))
     panels[1].update_layout(showlegend=False)
     made = stacked(panels, title)
     return made.add_vline(x=threshold, line_dash="dash", line_color="#444444")
+
+
+def budget(rows: pd.DataFrame, title: str) -> go.Figure:
+    """What a score finds for the alerts that it costs, one line per score.
+
+    Args:
+        rows: of ``lib.quality.sweep``, with ``alerts`` (a day per 1,000 accounts).
+        title: what is to be seen.
+    """
+    costs = "alerts a day per 1,000 accounts"
+    made = figure(title, costs, "share of the thieves' outliers that are flagged")
+    return _by_score(made, rows, "alerts", "recall")
+
+
+def _by_score(made: go.Figure, rows: pd.DataFrame, x: str, y: str) -> go.Figure:
+    """Add one line per score."""
+    styles = zip(_SCORES, rows.groupby("score", sort=False), strict=False)
+    for (colour, shape), (name, own) in styles:
+        made.add_scatter(
+            x=own[x],
+            y=own[y],
+            mode="lines+markers",
+            name=name,
+            legendgroup=name,
+            marker={"symbol": shape, "size": 9},
+            line={"color": COLOURS[colour], "width": 3},
+        )
+    return made
+
+
+def intervals(
+    measured: pd.DataFrame, colours: dict[str, str], title: str, x: str, y: str
+) -> go.Figure:
+    """A median with its interval for each row, one colour per measure.
+
+    Args:
+        measured: of ``lib.quality.over_seeds``; the index names the rows.
+        colours: column → a key of COLOURS, in the order of the legend.
+        title: what is to be seen.
+        x: the x axis' title.
+        y: the y axis' title with its unit.
+    """
+    made = figure(title, x, y)
+    for shape, (column, colour) in zip(SYMBOLS.values(), colours.items(), strict=False):
+        own = measured[column]
+        made.add_scatter(
+            x=own.index,
+            y=own["median"],
+            error_y={
+                "array": own["high"] - own["median"],
+                "arrayminus": own["median"] - own["low"],
+                "thickness": 2,
+            },
+            mode="markers",
+            name=column,
+            offsetgroup=column,
+            marker={"color": COLOURS[colour], "symbol": shape, "size": 11},
+        )
+    return made.update_layout(scattermode="group").update_xaxes(type="category")

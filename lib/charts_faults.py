@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -31,7 +33,7 @@ def damage(counts: pd.DataFrame, title: str) -> go.Figure:
 
 
 def commits(timeline: pd.DataFrame, title: str) -> go.Figure:
-    """Batch numbers over time, one colour for each life of the checkpoint.
+    """Batch numbers over time, a colour and a shape for each life of the checkpoint.
 
     Args:
         timeline: one row per commit: ``second``, ``version`` (the batch's number) and
@@ -39,14 +41,17 @@ def commits(timeline: pd.DataFrame, title: str) -> go.Figure:
         title: what is to be seen.
     """
     made = figure(title, "seconds since the first commit", "batch number")
-    for life, rows in timeline.groupby("life"):
+    shapes = cycle(("circle", "diamond", "x", "star"))
+    for shape, (life, rows) in zip(shapes, timeline.groupby("life"), strict=False):
         made.add_scatter(
             name=f"checkpoint {life}",
             x=rows["second"],
             y=rows["version"],
             mode="lines+markers",
+            marker={"symbol": shape, "size": 10},
         )
-    return made
+    # The first batch is number 0: on the axis half of its mark would be cut off.
+    return made.update_yaxes(rangemode="normal", dtick=1, zeroline=False)
 
 
 def lines(

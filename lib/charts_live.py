@@ -13,7 +13,7 @@ PATTERNS = {"velocity": "/", "geo": "x", "amount": "."}
 
 
 def rolling_throughput(rates: pd.DataFrame, title: str) -> go.Figure:
-    """Events per second of the last minute, as the seed's page draws it.
+    """Events per second of the last minute.
 
     Args:
         rates: columns ``second`` (−59 … 0), ``rate`` (rolling 60 s).
@@ -157,8 +157,8 @@ def latency_percentiles(latencies: dict[str, dict[str, float]], title: str):
     """p50, p95 and p99 side by side.
 
     Args:
-        latencies: name → (``p50``, ``p95``, ``p99`` → milliseconds); a name that is
-            ``the seed's placeholders`` is drawn grey and hatched.
+        latencies: name → (``p50``, ``p95``, ``p99`` → milliseconds); a name with the
+            word ``placeholder`` in it is drawn grey and hatched.
         title: what is to be seen.
     """
     made = figure(title, "percentile", "milliseconds")
@@ -220,7 +220,7 @@ def latency_ranges(latencies: dict[str, dict[str, float]], title: str):
 
 
 def trigger_sweep(runs: pd.DataFrame, title: str) -> go.Figure:
-    """What a longer trigger interval costs and buys.
+    """What a longer trigger interval costs and buys, the intervals to scale.
 
     Args:
         runs: columns ``trigger_ms``, ``p50``, ``p95`` (milliseconds) and
@@ -234,11 +234,11 @@ def trigger_sweep(runs: pd.DataFrame, title: str) -> go.Figure:
         ("batch_ms", "mean duration of a micro-batch", "normal", "x"),
     ):
         made.add_scatter(
-            x=runs["trigger_ms"].astype(str),
+            x=runs["trigger_ms"],
             y=runs[column],
             mode="lines+markers",
             name=name,
             line={"color": COLOURS[colour], "width": 3},
             marker={"symbol": shape, "size": 10},
         )
-    return made.update_xaxes(type="category")
+    return made.update_xaxes(tickvals=list(runs["trigger_ms"]))

@@ -105,29 +105,32 @@ def node_times(nodes: pd.DataFrame, title: str) -> go.Figure:
     )
 
 
-def standing(history: pd.DataFrame, title: str) -> go.Figure:
-    """The periods of one account's history as blocks in the colour of the risk band.
+def standing(history: pd.DataFrame, until: pd.Timestamp, title: str) -> go.Figure:
+    """When each version of an account's row was valid, in the risk band's colour.
 
     Args:
-        history: columns ``risk_band``, ``alerts``, in the order of the periods, and
-            ``dbt_valid_to``, null for the one that is valid now.
+        history: columns ``risk_band``, ``alerts``, ``dbt_valid_from`` and
+            ``dbt_valid_to`` (null for the version that is valid now), in order.
+        until: where the one that is valid now ends in the figure.
         title: what is to be seen.
     """
-    made = figure(title, "versions of the account's row, in order", "alerts")
-    for band, colour in _BANDS.items():
-        own = history[history["risk_band"] == band]
-        if own.empty:
-            continue
+    made = figure(title, "time at which dbt looked (UTC)", "version")
+    for number, row in enumerate(history.itertuples(), start=1):
+        now = pd.isna(row.dbt_valid_to)
+        end = until if now else row.dbt_valid_to
         made.add_bar(
-            x=own.index + 1,
-            y=own["alerts"],
-            name=f"risk {band}",
-            marker_color=COLOURS[colour],
-            text=[
-                f"{alerts}, now" if pd.isna(end) else f"{alerts}, closed"
-                for alerts, end in zip(own["alerts"], own["dbt_valid_to"], strict=True)
-            ],
-            textposition="outside",
-            cliponaxis=False,
+            x=[(end - row.dbt_valid_from) / pd.Timedelta("1ms")],
+            base=[row.dbt_valid_from],
+            y=[str(number)],
+            orientation="h",
+            width=0.6,
+            name=f"risk {row.risk_band}",
+            marker_color=COLOURS[_BANDS[row.risk_band]],
+            text=f"risk {row.risk_band}, alerts: {row.alerts}{', now' if now else ''}",
+            textposition="auto",
+            insidetextanchor="start",
         )
-    return made.update_xaxes(dtick=1)
+    made.update_layout(barmode="overlay", showlegend=False, height=260)
+    return made.update_xaxes(type="date").update_yaxes(
+        type="category", autorange="reversed", rangemode="normal"
+    )

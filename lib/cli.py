@@ -65,24 +65,25 @@ class _NoReaderError(Exception):
 
 
 def _generate(arguments, _settings: Settings, stop: Stop):
-    from lib import generator
+    from lib import generator, market
 
+    shares = ("duplicates", "out_of_order", "late", "malformed", "conflicts")
+    options = {name: getattr(arguments, name) for name in shares}
+    tell = market.generate if arguments.scenario else generator.generate
+    if arguments.fraud is not None:
+        if not arguments.scenario:
+            raise FraudError(f"--fraud needs a scenario: add --scenario {market.NAME}")
+        options["fraud"] = arguments.fraud
+    numbers = arguments.events, arguments.accounts, arguments.days, arguments.seed
     try:
-        made = generator.generate(
-            arguments.events,
-            arguments.accounts,
-            arguments.days,
-            arguments.seed,
-            duplicates=arguments.duplicates,
-            out_of_order=arguments.out_of_order,
-            late=arguments.late,
-            malformed=arguments.malformed,
-            conflicts=arguments.conflicts,
-        )
+        made = tell(*numbers, **options)
     except ValueError as error:
         raise FraudError(str(error)) from error
     generator.write(made, arguments.out)
-    return 0, {"events": made.events, "labelled": made.labelled}
+    result = {"events": made.events, "labelled": made.labelled}
+    if made.fraud is not None:
+        result["fraud"] = sum(label.role == "fraud" for label in made.fraud)
+    return 0, result
 
 
 def _broker(arguments, settings: Settings, stop: Stop):
@@ -511,6 +512,14 @@ def _parser() -> argparse.ArgumentParser:
         generate.add_argument(
             f"--{share}", type=_share, default=0.0, metavar="SHARE", help=text
         )
+    generate.add_argument(
+        "--scenario",
+        choices=("market",),
+        help="thefts and honest payments that look like them; fraud.csv says which",
+    )
+    generate.add_argument(
+        "--fraud", type=_share, metavar="SHARE", help="payments made by thieves"
+    )
 
     broker = command("broker", _broker, "run the embedded Kafka broker until Ctrl-C")
     broker.add_argument(

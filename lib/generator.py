@@ -5,6 +5,7 @@ import io
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,10 +24,12 @@ DEFAULT_SEED = 20260630
 MAX_DAYS = 3_650
 MAX_ACCOUNTS = 10**8  # account ids have eight digits
 EVENTS_FILE, LABELS_FILE = "tx_events.jsonl", "labels.csv"
+FRAUD_FILE = "fraud.csv"
 
 
 class Label(NamedTuple):
-    """One event's place in a planted anomaly; the columns of labels.csv."""
+    """One event's place in a planted anomaly; the columns of labels.csv, and of
+    fraud.csv (whose patterns and roles `lib.market` names)."""
 
     anomaly_id: str  # such as velocity-0001, numbered by time within a pattern
     pattern: str  # velocity, geo or amount
@@ -58,11 +61,13 @@ class Generated:
     duplicates: int = 0
     conflicts: int = 0
     malformed: Counter[str] = field(default_factory=Counter)  # lines by reason
+    fraud: list[Label] | None = None  # what happened, in a scenario that knows it
 
     @property
     def labelled(self) -> int:
-        """Number of distinct events on which a planted rule fires."""
-        return sum(label.role == "alert" for label in self.labels)
+        """Number of distinct events on which a rule is to fire."""
+        alerts = (label for label in self.labels if label.role == "alert")
+        return len({(label.account_id, label.event_id) for label in alerts})
 
 
 def generate(
@@ -91,17 +96,29 @@ def generate(
     The same arguments give the same lines, and the shares after anomaly_share don't
     change the events themselves. Raises ValueError, in one line, on a bad argument.
     """
-    _check_counts(events=events, accounts=accounts, days=days, seed=seed)
+    check_counts(events=events, accounts=accounts, days=days, seed=seed)
     shares = arrivals.Shares(duplicates, out_of_order, late, malformed, conflicts)
-    _check_shares(anomaly_share=anomaly_share, **shares._asdict())
+    check_shares(anomaly_share=anomaly_share, **shares._asdict())
     rows, valid = _events(events, accounts, days, seed, anomaly_share)
+    return deliver(rows, valid, seed, shares, labels_of(rows, valid))
+
+
+def deliver(
+    rows: np.ndarray,
+    valid: list[Event],
+    seed: int,
+    shares: arrivals.Shares,
+    labels: list[Label],
+) -> Generated:
+    """The lines of these events (rows and events by account and time), as they
+    arrive."""
     # Its own stream: how events arrive doesn't change what happened.
     rng = np.random.default_rng([seed, 1])
     sent = arrivals.send(rng, rows, valid, shares)
     return Generated(
         lines=sent.lines,
-        labels=_labels(rows, valid),
-        events=events,
+        labels=labels,
+        events=len(valid),
         late=_identities(valid, sent.late),
         out_of_order=_identities(valid, sent.out_of_order),
         duplicates=sent.duplicates,
@@ -119,28 +136,36 @@ def story(
     anomaly_share: float = 0.05,
 ) -> Story:
     """What `generate` tells, as events instead of lines."""
-    _check_counts(events=events, accounts=accounts, days=days, seed=seed)
-    _check_shares(anomaly_share=anomaly_share)
+    check_counts(events=events, accounts=accounts, days=days, seed=seed)
+    check_shares(anomaly_share=anomaly_share)
     rows, valid = _events(events, accounts, days, seed, anomaly_share)
+    return Story(by_time(rows, valid, seed), labels_of(rows, valid))
+
+
+def by_time(rows: np.ndarray, valid: list[Event], seed: int) -> list[Event]:
+    """These events (rows and events by account and time) by event time alone."""
     rng = np.random.default_rng([seed, 1])
     order = arrivals.in_arrival_order(rng, rows["ts_ms"], np.zeros(len(rows)))
-    return Story([valid[place] for place in order.tolist()], _labels(rows, valid))
+    return [valid[place] for place in order.tolist()]
 
 
 def write(generated: Generated, out_dir: str | os.PathLike) -> tuple[Path, Path]:
-    """Write tx_events.jsonl and labels.csv into out_dir, each all or nothing.
+    """Write tx_events.jsonl and labels.csv into out_dir, each all or nothing, and
+    fraud.csv if it is known what happened.
 
-    Makes out_dir if need be. Returns the two paths.
+    Makes out_dir if need be. Returns the first two paths.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if generated.fraud is not None:
+        _replace(folder / FRAUD_FILE, labels_csv(generated.fraud))
     text = "".join(f"{line}\n" for line in generated.lines)
     events = _replace(folder / EVENTS_FILE, text)
     return events, _replace(folder / LABELS_FILE, labels_csv(generated.labels))
 
 
 def labels_csv(labels: list[Label]) -> str:
-    """The content of labels.csv."""
+    """The content of labels.csv or fraud.csv."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(Label._fields)
@@ -159,7 +184,8 @@ def _replace(path: Path, text: str) -> Path:
     return path
 
 
-def _check_counts(**counts: int) -> None:
+def check_counts(**counts: int) -> None:
+    """Raise ValueError, in one line, on the first number that is out of range."""
     most = {"days": MAX_DAYS, "accounts": MAX_ACCOUNTS}
     for name, count in counts.items():
         least = 0 if name == "seed" else 1
@@ -170,26 +196,30 @@ def _check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be at most {most[name]}, not {count}")
 
 
-def _check_shares(**shares: float) -> None:
+def check_shares(**shares: float) -> None:
+    """Raise ValueError, in one line, on the first that is no share."""
     for name, share in shares.items():
         number = isinstance(share, int | float) and not isinstance(share, bool)
         if not number or math.isnan(share) or not 0 <= share <= 1:
             raise ValueError(f"{name} must be a share from 0 to 1, not {share!r}")
 
 
-def _events(
-    events: int, accounts: int, days: int, seed: int, anomaly_share: float
-) -> tuple[np.ndarray, list[Event]]:
-    """The story as rows and as events, both by account and time."""
-    rng = np.random.default_rng([seed, 0])
+def population(
+    rng: np.random.Generator, events: int, accounts: int, days: int
+) -> tuple[list[str], np.ndarray]:
+    """The ids of the accounts that pay, and their holders (PERSON)."""
     active = min(accounts, events)
     numbers = np.sort(rng.choice(accounts, active, replace=False)) + 1
-    persons = cardlife.people(rng, active, days)
-    rows = cardlife.life(rng, persons, events, days)
-    rows = planted.plant(rng, rows, persons, round(events * anomaly_share), days)
     # A factor prime to 10 maps eight digits one to one.
     ids = [f"ACCT_{n * 61_803_397 % MAX_ACCOUNTS:08d}" for n in numbers.tolist()]
-    digits = planted.id_digits(events)
+    return ids, cardlife.people(rng, active, days)
+
+
+def as_events(
+    rows: np.ndarray, ids: list[str], persons: np.ndarray, days: int
+) -> list[Event]:
+    """The rows as events, in the same order."""
+    digits = planted.id_digits(len(rows))
     currencies = [COUNTRIES[home].currency for home in persons["home"].tolist()]
     accounts_of = rows["account"].tolist()
     start_us = int((END - timedelta(days=days)).timestamp()) * 1_000_000
@@ -202,26 +232,45 @@ def _events(
         rows["cents"].tolist(),
         [currencies[account] for account in accounts_of],
     )
-    return rows, [Event(*fields) for fields in zip(*columns, strict=True)]
+    return [Event(*fields) for fields in zip(*columns, strict=True)]
 
 
-def _labels(rows: np.ndarray, events: list[Event]) -> list[Label]:
-    """Labels by event time, anomalies numbered as they begin."""
+def labels_of(
+    rows: np.ndarray,
+    events: list[Event],
+    patterns: Sequence[str] = planted.PATTERNS,
+    roles: Sequence[str] = planted.ROLES,
+) -> list[Label]:
+    """Labels by event time, anomalies numbered as they begin.
+
+    `patterns` and `roles` name the numbers in the rows.
+    """
     places = np.flatnonzero(rows["pattern"])
     places = places[np.argsort(rows["ts_ms"][places], kind="stable")]
     numbers: dict[tuple[str, int], str] = {}
     begun: Counter[str] = Counter()
     labels = []
     for place in places.tolist():
-        pattern = planted.PATTERNS[rows["pattern"][place]]
+        pattern = patterns[rows["pattern"][place]]
         key = (pattern, int(rows["anomaly"][place]))
         if key not in numbers:
             begun[pattern] += 1
             numbers[key] = f"{pattern}-{begun[pattern]:04d}"
-        role, event = planted.ROLES[rows["role"][place]], events[place]
+        role, event = roles[rows["role"][place]], events[place]
         identity = event.account_id, event.event_id
         labels.append(Label(numbers[key], pattern, role, *identity))
     return labels
+
+
+def _events(
+    events: int, accounts: int, days: int, seed: int, anomaly_share: float
+) -> tuple[np.ndarray, list[Event]]:
+    """The story as rows and as events, both by account and time."""
+    rng = np.random.default_rng([seed, 0])
+    ids, persons = population(rng, events, accounts, days)
+    rows = cardlife.life(rng, persons, events, days)
+    rows = planted.plant(rng, rows, persons, round(events * anomaly_share), days)
+    return rows, as_events(rows, ids, persons, days)
 
 
 def _identities(events: list[Event], places: np.ndarray) -> tuple[tuple[str, str], ...]:

@@ -1,10 +1,12 @@
-"""One call that opens a notebook's run: a broker, names of its own, a Spark session."""
+"""One call that opens a notebook's run: a broker, names of its own, a Spark session;
+and what the notebook says to a reader's guess."""
 
 from __future__ import annotations
 
 import atexit
 import importlib.metadata
 import json
+import numbers
 import platform
 import time
 import uuid
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import Markdown
 from pyspark.sql import SparkSession
 
 from lib.broker import Broker
@@ -21,6 +24,7 @@ from lib.java import find_java
 from lib.spark import INTERPRETED, spark_session
 
 _SHOWN = ("pyspark", "delta-spark", "kafka-python", "pandas", "plotly")
+_MOST = 200  # characters of a guess that are shown
 
 
 @dataclass
@@ -65,6 +69,11 @@ class Run:
         }
         return pd.DataFrame(rows.items(), columns=["component", "version"])
 
+    @staticmethod
+    def compare(guess: object, answer: object, within: float = 0) -> Markdown:
+        """`compare`, below, as a notebook calls it."""
+        return Markdown(compare(guess, answer, within))
+
     def record(self, **values: object) -> None:
         """Leave named results behind: in ``results.json`` of the run's folder."""
         self.results |= values
@@ -103,6 +112,62 @@ def open_run(name: str, settings: Settings | None = None) -> Run:
     )
     atexit.register(run.close)
     return run
+
+
+def compare(guess: object, answer: object, within: float = 0) -> str:
+    """One friendly line on a guess. It never fails, whatever the guess is.
+
+    Args:
+        guess: the reader's; ``...`` or None is none.
+        answer: what the run has shown: a word, a number, a tuple or list, a set, or a
+            dict, of which each entry counts by itself.
+        within: a number that is at most so far off is close enough.
+    """
+    if guess is None or guess is ...:
+        return f"You made no guess. It is **{_shown(answer)}**."
+    try:
+        right, close = _same(guess, answer), _close(guess, answer, within)
+    except Exception:  # a guess can be anything, also what can't be compared
+        right = close = False
+    if right:
+        return f"Your guess holds: **{_shown(answer)}**."
+    both = f"you said **{_shown(guess)}**, and it is **{_shown(answer)}**"
+    if close:
+        return f"Close: {both}."
+    if isinstance(guess, dict) and isinstance(answer, dict):
+        hits = sum(_same(guess.get(key), value) for key, value in answer.items())
+        both += f" ({hits} of {len(answer)} right)"
+    return f"Not so: {both}. What makes the difference?"
+
+
+def _same(guess: object, answer: object) -> bool:
+    if isinstance(answer, str):
+        return isinstance(guess, str) and guess.strip().lower() == answer.lower()
+    if isinstance(answer, set | frozenset):
+        return {guess} == answer if isinstance(guess, str) else set(guess) == answer
+    if isinstance(answer, list | tuple):
+        return list(guess) == list(answer)
+    return bool(guess == answer)
+
+
+def _close(guess: object, answer: object, within: float) -> bool:
+    if not isinstance(answer, str | set | frozenset | list | tuple | dict):
+        return abs(guess - answer) <= within
+    return False
+
+
+def _shown(value: object) -> str:
+    """A guess or an answer as text of bounded length."""
+    if isinstance(value, dict):
+        value = [f"{key}: {_shown(one)}" for key, one in value.items()]
+    if isinstance(value, set | frozenset):
+        value = sorted(map(_shown, value)) or ["none"]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))[:_MOST]
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        text = f"{value:,.2f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return str(value)[:_MOST]
 
 
 def _named(settings: Settings, topic: str, folder: Path) -> Settings:

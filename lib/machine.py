@@ -140,8 +140,8 @@ def browser() -> Check:
     if found := find_browser():
         return Check("browser", True, found)
     remedy = (
-        "any browser shows the dashboard; only `make figures` and the dashboard's "
-        "browser test want Chromium or Chrome"
+        "any browser shows the dashboard; only `make figures`, `make slides` and the "
+        "browser tests want Chromium or Chrome"
     )
     return Check("browser", True, "no Chromium or Chrome", remedy)
 

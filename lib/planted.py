@@ -85,7 +85,7 @@ def plant(
     jumps = _jumps(rng, rows, persons, slots.jumps)
     rows = _make_way(rng, rows, len(bursts) + len(jumps))
     rows = np.concatenate([rows, bursts, jumps])
-    _number(rng, rows)
+    number_ids(rng, rows)
     rows = in_order(rows)
     _assign_burst_roles(rows)
     _plant_amounts(rng, rows, persons, amount, days * DAY_MS)
@@ -139,12 +139,12 @@ def _spread(
     """Up to `number` eligible rows, over as many accounts as possible, at random."""
     places = rng.permutation(np.flatnonzero(eligible))
     places = places[np.argsort(rows["account"][places], kind="stable")]
-    turn = _count_up(rows["account"][places])
+    turn = count_up(rows["account"][places])
     order = np.lexsort((rng.random(len(places)), turn))
     return places[order[:number]]
 
 
-def _count_up(groups: np.ndarray) -> np.ndarray:
+def count_up(groups: np.ndarray) -> np.ndarray:
     """0, 1, 2, ... within each run of equal values."""
     place = np.arange(len(groups))
     begins = np.diff(groups, prepend=-1) != 0
@@ -198,14 +198,14 @@ def _make_way(rng: np.random.Generator, rows: np.ndarray, number: int) -> np.nda
     return np.delete(rows, rng.choice(can_go, number, replace=False))
 
 
-def _number(rng: np.random.Generator, rows: np.ndarray) -> None:
+def number_ids(rng: np.random.Generator, rows: np.ndarray) -> None:
     """Give each row an id, unique in its account and out of step with time.
 
     Steps of 0.618 of all the numbers, and prime to them, visit each one once and go
     up and down. Every account starts anew: only with it does an id identify an event.
     """
     order = np.lexsort((rows["ts_ms"], rows["account"]))
-    rank = _count_up(rows["account"][order]).astype("u8")
+    rank = count_up(rows["account"][order]).astype("u8")
     ids = 10 ** id_digits(len(rows))
     step = int(ids * 0.618) // 10 * 10 + 3
     first = int(rng.integers(ids))
@@ -215,7 +215,7 @@ def _number(rng: np.random.Generator, rows: np.ndarray) -> None:
 def _assign_burst_roles(rows: np.ndarray) -> None:
     """The first payments of a burst make it up, those after them are alerts."""
     burst = np.flatnonzero(rows["pattern"] == VELOCITY)
-    turn = _count_up(rows["anomaly"][burst])
+    turn = count_up(rows["anomaly"][burst])
     rows["role"][burst] = np.where(turn < BURST_PARTS, PART, ALERT)
 
 

@@ -22,7 +22,7 @@ def books(lines: Sequence[str], rules: Thresholds, now_us: int) -> dict[str, int
 
     Returns:
         ``scored``, ``late``, ``quarantined`` (conflicts included) and ``duplicates``,
-        which make up the lines, and ``state_bytes``, what the engine then remembers.
+        which make up the lines, and ``remembered``, the events in the state then.
     """
     parsed = [parse(x.encode(errors="surrogateescape"), now_us) for x in lines]
     events = [event for event in parsed if not isinstance(event, Rejection)]
@@ -36,7 +36,7 @@ def books(lines: Sequence[str], rules: Thresholds, now_us: int) -> dict[str, int
         "late": late,
         "quarantined": len(parsed) - len(events) + conflicts,
         "duplicates": int((scored.status == DUPLICATE).sum()),
-        "state_bytes": sum(map(len, bucket.values().values())),
+        "remembered": Bucket.of(bucket.values()).events,
     }
 
 

@@ -6,15 +6,19 @@ Each is a foreachBatch function on the same topic, with a checkpoint of its own.
 calls ``place.point()`` where a crash hurts it most. ``arm`` on stdin lets every sink
 run into its point, and the last one to arrive kills the process group; ``catch-up``
 and ``stop`` are as in `lib.faults_child`.
+
+A reader's own sink joins them by `add`, before the process starts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +26,7 @@ from pathlib import Path
 from delta import DeltaTable
 from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
+from pyspark import cloudpickle
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
 
@@ -170,6 +175,57 @@ SINKS = {
 }
 
 
+Sink = Callable[[DataFrame, int, Place], None]
+
+
+def add(settings: Settings, sink: Sink) -> None:
+    """Let the next process run this function as well, beside SINKS.
+
+    It goes there as Spark sends functions to its workers: pickled with all that it
+    uses of its notebook.
+    """
+    file = _own_sink(settings)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(cloudpickle.dumps(sink))
+
+
+def failure(settings: Settings, sink: Sink) -> str:
+    """The traceback of the error with which an added sink has failed, if it has."""
+    file = _failure(place_of(settings, sink.__name__))
+    return file.read_text() if file.exists() else ""
+
+
+def _own_sink(settings: Settings) -> Path:
+    return Path(settings.lake).parent / "sinks" / "own.pickle"
+
+
+def _failure(place: Place) -> Path:
+    return place.folder / "failure.txt"
+
+
+def _sinks(settings: Settings) -> dict[str, Sink]:
+    """SINKS, and the one that was added."""
+    file = _own_sink(settings)
+    if not file.exists():
+        return SINKS
+    own = pickle.loads(file.read_bytes())
+    return SINKS | {own.__name__: _harmless(own)}
+
+
+def _harmless(sink: Sink) -> Sink:
+    """The sink, which can't keep the others from being killed: not by an error, which
+    is noted, nor by calling no point."""
+
+    def guarded(batch: DataFrame, batch_id: int, place: Place) -> None:
+        try:
+            sink(batch, batch_id, place)
+        except Exception:
+            _failure(place).write_text(traceback.format_exc())
+        place.point()  # of a second call the first is the deadly one
+
+    return guarded
+
+
 class Meeting:
     """Where armed sinks wait for each other; the last to arrive kills them all."""
 
@@ -190,10 +246,14 @@ class Meeting:
 def main() -> None:
     """Run every sink until told to stop, or until they are killed."""
     settings = Settings.from_env()
-    meeting = Meeting(len(SINKS))
+    sinks = _sinks(settings)
+    meeting = Meeting(len(sinks))
     with bootstrap_servers(settings) as bootstrap:
         spark = spark_session(settings, FEW_ROWS, short_lived=True)
-        queries = [_start(spark, settings, bootstrap, name, meeting) for name in SINKS]
+        queries = [
+            _start(spark, settings, bootstrap, name, sink, meeting)
+            for name, sink in sinks.items()
+        ]
         say(ready=True)
         for line in sys.stdin:
             command = line.strip()
@@ -204,7 +264,7 @@ def main() -> None:
                 say(armed=True)
             if command == "catch-up":
                 _catch_up(queries, end_offsets(settings, bootstrap))
-                say(caught_up=True, batch_ms=_durations(queries))
+                say(caught_up=True)
         else:
             blow()  # whoever gave the commands is gone
         for query in queries:
@@ -252,7 +312,12 @@ def _planned_end(file: Path) -> int:
 
 
 def _start(
-    spark, settings: Settings, bootstrap: str, name: str, meeting: Meeting
+    spark,
+    settings: Settings,
+    bootstrap: str,
+    name: str,
+    sink: Sink,
+    meeting: Meeting,
 ) -> StreamingQuery:
     place = place_of(settings, name, bootstrap)
     place.folder.mkdir(parents=True, exist_ok=True)
@@ -261,7 +326,6 @@ def _start(
     if not table_exists(spark, place.table):
         empty = spark.createDataFrame([], raw.schema).coalesce(1)
         empty.write.format("delta").mode("append").save(place.table)
-    sink = SINKS[name]
     return (
         raw.writeStream.queryName(name)
         .foreachBatch(lambda batch, batch_id: sink(batch, batch_id, place))
@@ -277,18 +341,6 @@ def _catch_up(queries: list[StreamingQuery], ends: dict[int, int]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not caught up with {ends}")
         time.sleep(0.05)
-
-
-def _durations(queries: list[StreamingQuery]) -> dict[str, list[int]]:
-    """Milliseconds of each batch that had rows, by sink."""
-    return {
-        query.name: [
-            report["durationMs"]["addBatch"]
-            for report in query.recentProgress
-            if report["numInputRows"]
-        ]
-        for query in queries
-    }
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ from lib.dashboard.view import Entry
 from lib.events import mask_accounts
 from lib.inert import LABEL_LENGTH, for_html, for_label
 
-SEED_MS = (120, 410, 860)
-"""p50, p95, p99 on the project's page: placeholders there, shown as such here."""
-
 AMOUNT_LENGTH = 24
 """Characters: 1,000,000,000.00 and a currency have 20."""
 
@@ -138,11 +135,10 @@ def history(entries: Sequence[Entry], places: Sequence[str], caption: str) -> st
 
 
 def latency(last: Sequence[float | None], run: Sequence[float | None], measured: int):
-    """Percentiles from Kafka to Delta, beside the seed's placeholders."""
+    """Percentiles from Kafka to Delta."""
     lines = [
         ("last 60 s", *map(_ms, last)),
         (f"all {measured:,} measured", *map(_ms, run)),
-        ("seed's placeholders", *(f"~{value} ms" for value in SEED_MS)),
     ]
     return plain(
         "Latency, Kafka record to Delta commit", ("", "p50", "p95", "p99"), lines

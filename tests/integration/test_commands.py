@@ -70,6 +70,18 @@ def test_generate_writes_the_same_bytes_for_the_same_arguments(tmp_path: Path):
         assert (first / name).stat().st_size > 0
 
 
+def test_generate_tells_a_scenario_with_what_happened_beside_it(tmp_path: Path):
+    numbers = ["--events", 1000, "--accounts", 20, "--seed", 7, "--fraud", 0.05]
+    words = ["generate", *numbers, "--scenario", "market", "--out", tmp_path / "out"]
+
+    ran = run(*words, env=environment(tmp_path))
+
+    assert ran.code == 0, ran.err
+    assert (ran.result["events"], ran.result["fraud"]) == (1000, 50)
+    told = (tmp_path / "out" / "fraud.csv").read_text().splitlines()
+    assert sum(",fraud," in line for line in told) == 50
+
+
 def test_produce_says_what_was_acknowledged(chain: Chain):
     for name, lines in (("one", 1), ("garbage", GARBAGE.count(b"\n"))):
         ran = chain.ran[name]
@@ -203,6 +215,9 @@ def test_demo_shows_cards_on_their_way_and_balanced_books(tmp_path: Path):
         ([*GENERATE[:2], "0", *GENERATE[3:], "{tmp}/out"], "--events"),
         ([*GENERATE, "{tmp}/file"], "file"),
         ([*GENERATE, "{tmp}/out", "--late", "1.5"], "--late"),
+        ([*GENERATE, "{tmp}/out", "--fraud", "0.01"], "--scenario"),
+        ([*GENERATE, "{tmp}/out", "--scenario", "bazaar"], "bazaar"),
+        ([*GENERATE, "{tmp}/out", "--scenario", "market"], "1000"),
         (["generate", "--events", "10"], "required"),
         (["no-such-command"], "no-such-command"),
     ],

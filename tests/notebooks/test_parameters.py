@@ -1,4 +1,6 @@
-"""Every notebook with another seed and fewer events: hard-coded numbers go red."""
+"""Every notebook with another seed and fewer events, and with its exercises solved:
+hard-coded numbers go red, and a check that complains about its solution or lets a wrong
+answer pass."""
 
 from __future__ import annotations
 
@@ -7,10 +9,13 @@ import os
 import re
 from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
 
+from docs.figures.walkthrough import CHECK
 from lib.config import ROOT
+from tests.notebooks.exercises import exercises, solved
 
 PARAMETERS = {
     "01_produce": {"SEED": 7, "EVENTS": 400},
@@ -19,7 +24,7 @@ PARAMETERS = {
     "04_exactly_once_failures": {
         "SEED": 5,
         "EVENTS": 40,
-        "POINTS": ["after silver/scored"],
+        "POINTS": ["before silver/transactions"],
     },
     "06_dashboard": {
         "SEED": 23,
@@ -58,8 +63,11 @@ def test_notebook_holds_for_another_seed(
     (tagged,) = [c for c in cells if "parameters" in c["metadata"].get("tags", ())]
     unknown = [p for p in PARAMETERS[name] if f"{p} =" not in _source(tagged)]
     assert not unknown, f"{name} has no parameter {unknown}"
+    solved_one = tmp_path / f"{name}-solved.ipynb"
+    made = solved(nbformat.read(notebook, as_version=4), name)
+    nbformat.write(made, solved_one)
     papermill.execute_notebook(
-        notebook,
+        solved_one,
         tmp_path / f"{name}.ipynb",
         parameters=PARAMETERS[name],
         cwd=tmp_path,
@@ -68,5 +76,8 @@ def test_notebook_holds_for_another_seed(
     cells = json.loads((tmp_path / f"{name}.ipynb").read_text())["cells"]
     shown = json.dumps([cell.get("outputs") for cell in cells])
     assert not re.search(r"ACCT_\d", shown), "an account in full is shown"
+    for exercise in exercises(name):
+        (check,) = (cell for cell in cells if cell["id"] == CHECK + exercise.name)
+        assert "Right" in json.dumps(check["outputs"]), exercise.name
     (results,) = (tmp_path / "home" / "runs").glob(f"{name}-*/results.json")
     assert json.loads(results.read_text()), f"{name} recorded no results"

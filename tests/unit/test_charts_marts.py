@@ -62,15 +62,21 @@ def test_node_times_shows_tables_alone_and_tests_together():
     assert list(figure.layout.yaxis.categoryarray)[-1] == "all 1 unit tests"
 
 
-def test_standing_shows_each_period_and_which_is_now():
+def test_standing_shows_when_each_version_was_valid_and_which_is_now():
+    first, second, until = pd.to_datetime(["2026-01-01", "2026-01-03", "2026-01-04"])
     history = pd.DataFrame(
         {
             "risk_band": ["low", "high"],
             "alerts": [0, 4],
-            "dbt_valid_to": [pd.Timestamp("2026-01-01"), pd.NaT],
+            "dbt_valid_from": [first, second],
+            "dbt_valid_to": [second, pd.NaT],
         }
     )
-    figure = charts_marts.standing(history, "title")
-    assert [trace.name for trace in figure.data] == ["risk low", "risk high"]
-    assert [list(trace.x) for trace in figure.data] == [[1], [2]]
-    assert [list(trace.text) for trace in figure.data] == [["0, closed"], ["4, now"]]
+    blocks = charts_marts.standing(history, until, "title").data
+    assert [list(block.base) for block in blocks] == [[first], [second]]
+    days = [block.x[0] / 86_400_000 for block in blocks]
+    assert days == [2, 1]
+    assert [block.text for block in blocks] == [
+        "risk low, alerts: 0",
+        "risk high, alerts: 4, now",
+    ]

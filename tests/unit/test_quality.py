@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from lib import generator, quality
-from lib.detectors import DAY, SECOND, THRESHOLDS, score_history
+from lib import generator, market, quality
+from lib.detectors import SECOND, score_history
 from lib.generator import Label
 from tests.unit.histories import START, event
 
@@ -71,19 +70,6 @@ def test_precision_of_no_flags_is_null(rows: pd.DataFrame):
     assert table.loc["geo", "recall"] == 0
 
 
-def test_mistakes(rows: pd.DataFrame):
-    found = quality.mistakes(rows)
-
-    named = found[["event_id", "detector", "mistake"]].itertuples(index=False)
-    assert sorted(map(tuple, named)) == [
-        ("a", "velocity", "false alarm"),
-        ("b", "velocity", "miss"),
-        ("d", "amount", "false alarm"),
-        ("d", "geo", "miss"),
-        ("e", "velocity", "false alarm"),
-    ]
-
-
 def test_detections(rows: pd.DataFrame):
     rows.loc[rows["event_id"] == "a", "is_velocity"] = False
     found = quality.detections(rows.sample(frac=1, random_state=1))
@@ -126,19 +112,93 @@ def test_every_planted_alert_is_found(seed: int):
     assert table.loc["amount", "precision"] > 0.8
 
 
-def test_amount_sweep():
-    """A lower threshold never flags less, a shorter history never knows more; the
-    row of the rules' own threshold is their confusion table."""
-    told = generator.story(2_000, 40, seed=3)
-    week = replace(THRESHOLDS, amount_window_us=7 * DAY)
-    swept = quality.amount_sweep(
-        told.events, told.labels, (2, 3.5, 5), {"month": THRESHOLDS, "week": week}
-    )
+# -- against what happened --------------------------------------------------------
 
-    assert swept["history"].tolist() == ["month"] * 3 + ["week"] * 3
-    month = swept[swept["history"] == "month"].set_index("threshold")
-    assert month["flags"].is_monotonic_decreasing
-    assert swept.loc[swept["history"] == "week", "recall"].max() < month["recall"].min()
-    table = quality.confusion(quality.judged(quality.flagged(told.events), told.labels))
-    assert month.loc[3.5, "precision"] == table.loc["amount", "precision"]
-    assert month.loc[3.5, "recall"] == table.loc["amount", "recall"]
+HAPPENED = [
+    label("a", "card_testing", "fraud"),
+    label("b", "card_testing", "fraud"),
+    label("c", "card_testing", "fraud"),
+    label("d", "cloned_card", "fraud"),
+    label("f", "fair", "honest"),
+    label("g", "outlier", "fraud"),
+]
+
+
+@pytest.fixture
+def against() -> pd.DataFrame:
+    """Flags on thefts (one by another rule), on a look-alike and on ordinary life."""
+    made = flags(
+        ("a", 0, ""),
+        ("b", 30, "velocity"),
+        ("c", 65, "geo"),
+        ("d", 70, ""),
+        ("e", 75, "velocity"),
+        ("f", 80, "velocity"),
+        ("g", 90, ""),
+        ("h", 95, ""),
+    )
+    return quality.judged(made, HAPPENED)
+
+
+def test_against_fraud(against: pd.DataFrame):
+    table = quality.against_fraud(against)
+
+    assert table["flags"].to_dict() == {"velocity": 3, "geo": 1, "amount": 0, "any": 4}
+    # A flag on any theft is right; a rule has to find those that it is for.
+    assert table["precision"].tolist()[:2] == [1 / 3, 1]
+    assert table.loc["any", "precision"] == 2 / 4
+    assert math.isnan(table.loc["amount", "precision"])
+    assert table["recall"].tolist() == [1 / 3, 0, 0, 2 / 5]
+    assert table["false_alarms"].tolist() == [2 / 3, 0, 0, 2 / 3]  # of e, f, h
+
+
+def test_detections_by_any_rule(against: pd.DataFrame):
+    against["is_any"] = quality.any_rule(against)
+    thefts = against[against["role"] == "fraud"]
+    found = quality.detections(thefts, flag="is_any")
+
+    assert found.loc["card_testing-0001"].tolist() == ["card_testing", 3, 30.0, 1]
+    assert found.loc["cloned_card-0001", "undetected"] == 1
+    assert math.isnan(found.loc["outlier-0001", "seconds"])
+    assert "fair-0001" not in found.index
+
+
+def test_over_seeds():
+    tables = {
+        seed: pd.DataFrame({"precision": [value, 1.0]}, index=["geo", "any"])
+        for seed, value in ((1, 0.5), (2, 0.1), (3, 0.2))
+    }
+    found = quality.over_seeds(tables)
+
+    assert found.index.tolist() == ["geo", "any"]
+    assert found.loc["geo", "precision"].to_dict() == {
+        "median": 0.2,
+        "low": 0.1,
+        "high": 0.5,
+    }
+    assert found.loc["any", "precision"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_sweep(against: pd.DataFrame):
+    up = pd.Series([0.0, 0, 0, 0, 3, 0, -4, None])
+    down = pd.Series([0.0, 0, 0, 0, 0, 0, 2.5, 9])
+    swept = quality.sweep(against, {"up": up, "down": down}, (2, 3, 5))
+
+    assert swept["score"].tolist() == ["up"] * 3 + ["down"] * 3
+    assert swept["flags"].tolist() == [2, 1, 0, 2, 1, 1]  # 3 is not greater than 3
+    assert swept["precision"].tolist()[:2] == [1 / 2, 1]
+    assert math.isnan(swept["precision"][2])
+    assert swept["recall"].tolist() == [1, 1, 0, 1, 0, 0]
+
+
+def test_the_rules_do_not_know_what_happened():
+    """Of what `lib.market` plants they miss much, and flag honest payments."""
+    told = market.story(20_000, 400, seed=3)
+    rows = quality.judged(quality.flagged(told.events), told.labels)
+    table = quality.against_fraud(rows)
+
+    assert table["precision"].between(0.05, 0.95).all()
+    assert table["recall"].between(0.05, 0.95).all()
+    honest = rows[rows["role"] == "honest"]
+    for name in ("fair", "commute", "online_abroad", "holiday", "first_fridge"):
+        assert quality.any_rule(honest[honest["pattern"] == name]).any(), name

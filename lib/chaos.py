@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -310,8 +311,9 @@ def disk_full(settings: Settings) -> Trial:
     Raises:
         NoSmallDiskError: this system permits no such disk.
     """
-    folder = Path(own_place(settings, "full").lake).parent
-    with small_disk(folder), laboratory(settings, "full", options=OPTIONS) as lab:
+    name = f"full-{uuid.uuid4().hex[:6]}"  # a lake that is gone leaves a topic behind
+    folder = Path(own_place(settings, name).lake).parent
+    with small_disk(folder), laboratory(settings, name, options=OPTIONS) as lab:
         lab.send()
         lab.settle()
         lab.up().ask("catch-up")

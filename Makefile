@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH PYTHONHOME
 
 # The certificates of a network of its own, by the one name that uv knows; pip and
-# `lib.jars` know all four.
+# `lib.setup.jars` know all four.
 ifneq ($(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),$(CURL_CA_BUNDLE)),)
 export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),$(CURL_CA_BUNDLE))
 endif
@@ -45,10 +45,10 @@ $(STAMP): requirements.txt jars.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	@$(BIN)/python -m lib.jars fetch
+	@$(BIN)/python -m lib.setup.jars fetch
 	@$(BIN)/python -m compileall -q lib
-	@$(BIN)/python -c 'import lib.demo, lib.warehouse, streamlit.web.cli'
-	@$(BIN)/python -m lib.archive
+	@$(BIN)/python -c 'import lib.cli.demo, lib.marts.dbt_runner, streamlit.web.cli'
+	@$(BIN)/python -m lib.setup.class_cache
 	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/python -m pre_commit install >/dev/null 2>&1 || true; fi
 	@touch $(STAMP)
 
@@ -73,7 +73,7 @@ WORKERS ?= 2
 AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
-	@$(BIN)/python -m lib.jars fetch --s3
+	@$(BIN)/python -m lib.setup.jars fetch --s3
 	@rm -rf executed && cp -R notebooks executed
 	@FRAUD_HOME="$$PWD/.data/test" PLOTLY_RENDERER=plotly_mimetype+notebook \
 		$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite \
@@ -88,7 +88,7 @@ bench: setup  ## throughput of producer and stream on this machine
 	@$(BIN)/python -m bench
 
 chaos: setup  ## kill the pipeline a hundred times and count (40 minutes)
-	@$(BIN)/python -m lib.chaos
+	@$(BIN)/python -m lib.faults.chaos
 
 figures: setup  ## docs/: demo.html, the walkthrough and the pictures, from real runs
 	@PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m docs.figures
@@ -101,11 +101,11 @@ slides: setup  ## docs/slides.html: the workshop's slides, one file without a ne
 lock: setup  ## resolve requirements.txt and jars.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header requirements.in -o requirements.txt
-	@$(BIN)/python -m lib.jars lock
-	@$(BIN)/python -m lib.sbom
+	@$(BIN)/python -m lib.setup.jars lock
+	@$(BIN)/python -m lib.setup.sbom
 
 sbom: setup  ## the bill of materials, docs/sbom.json, from both locks
-	@$(BIN)/python -m lib.sbom
+	@$(BIN)/python -m lib.setup.sbom
 
 COMPOSE := docker compose --file docker/compose.yaml
 PROFILE ?= default

@@ -21,14 +21,14 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from bench.machine import machine
-from lib import oracle
-from lib.broker import Broker
-from lib.config import Settings
-from lib.generator import Generated, generate, write
-from lib.producer import replay
-from lib.reconcile import reconcile
-from lib.spark import spark_session
-from lib.stream import drain
+from lib.datagen.generator import Generated, generate, write
+from lib.kafka.broker import Broker
+from lib.kafka.producer import replay
+from lib.settings import Settings
+from lib.streaming.runner import drain
+from lib.streaming.session import spark_session
+from lib.verify import oracle
+from lib.verify.reconciliation import reconcile
 
 EVENTS_PER_ACCOUNT = 50
 DISORDER = {

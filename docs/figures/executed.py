@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import nbformat
 from nbformat import NotebookNode
 
-from lib.config import ROOT
+from lib.settings import ROOT
 
 LEFT_BEHIND = ROOT / "executed"
 """Where `make test` leaves the notebooks that it has run."""

@@ -23,9 +23,9 @@ import nbformat
 
 from docs.figures.executed import LEFT_BEHIND, is_run_of
 from docs.figures.sections import notebooks, pieces
-from lib.config import ROOT
 from lib.errors import FraudError
-from lib.stop import run
+from lib.settings import ROOT
+from lib.system.signals import run
 
 WORDS_A_MINUTE = 150
 """Of prose, read aloud."""

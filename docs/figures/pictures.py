@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from plotly.offline import get_plotlyjs
 
-from lib.browser import Browser
+from lib.dashboard.browser import Browser
 
 WIDTH = 900
 HEIGHT = 380

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 
-from lib.config import ROOT
+from lib.settings import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 OPENING = "Opening"

@@ -26,8 +26,8 @@ from docs.figures import walkthrough
 from docs.figures.executed import LEFT_BEHIND, copies
 from docs.figures.pictures import Painter
 from docs.figures.sections import notebooks
-from lib.config import ROOT
-from lib.stop import run
+from lib.settings import ROOT
+from lib.system.signals import run
 
 LIST = ROOT / "docs" / "slides.toml"
 MADE = ROOT / "docs" / "slides.html"

@@ -1,4 +1,7 @@
-"""The operator's page: a Streamlit app over a reader of Delta that needs no JVM."""
+"""The operator's page: a Streamlit app over a reader of Delta, without a JVM.
+
+May use: `charts`, `lake`, `kafka`, and of `streaming` its reports; it starts no Spark.
+"""
 
 PORT = 8501
 """Where the page is, if nobody asks for another port."""

@@ -8,9 +8,9 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from lib.config import Settings
-from lib.dashboard.follow import NoTable, rows_of
 from lib.dashboard.model import ROW_COLUMNS, Row, shortened
+from lib.lake.follower import NoTable, rows_of
+from lib.settings import Settings
 
 HISTORY_ROWS = 500
 TOP = 10

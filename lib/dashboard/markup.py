@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lib.charts import COLOURS
+from lib.charts.figures import COLOURS
+from lib.dashboard.escaping import LABEL_LENGTH, for_html, for_label
 from lib.dashboard.masking import CODE_LENGTH
 from lib.dashboard.view import Entry
-from lib.events import mask_accounts
-from lib.inert import LABEL_LENGTH, for_html, for_label
+from lib.events.card_event import mask_accounts
 
 AMOUNT_LENGTH = 24
 """Characters: 1,000,000,000.00 and a currency have 20."""

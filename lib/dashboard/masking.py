@@ -7,9 +7,9 @@ import hmac
 import secrets
 from collections import OrderedDict
 
+from lib.dashboard.escaping import for_label
 from lib.dashboard.model import Row
-from lib.events import mask_accounts
-from lib.inert import for_label
+from lib.events.card_event import mask_accounts
 
 REMEMBERED = 5_000
 """Accounts whose tokens lead back: far more than one page ever shows."""

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.dashboard.follow import Commit, File, Follower, NoTable, Snapshot, concat
-from lib.dashboard.tally import (
+from lib.dashboard.aggregates import (
     DETECTORS,
     TALLY_COLUMNS,
     Histogram,
     LastMinute,
     Tally,
 )
+from lib.lake.follower import Commit, File, Follower, NoTable, Snapshot, concat
 
 NEWEST = 2_000
 ALERTS = 1_000

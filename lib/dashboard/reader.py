@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from lib.config import Settings
 from lib.dashboard.accounts import AtRisk, at_risk, history
-from lib.dashboard.follow import NoTable, Unreadable
 from lib.dashboard.health import Health, TopicEnds, look
-from lib.dashboard.ledger import Books, Bronze, Counted, Verdict
 from lib.dashboard.masking import Tokens
 from lib.dashboard.model import Latency, ScoredModel
+from lib.dashboard.row_counts import Books, Bronze, Counted, Verdict
 from lib.dashboard.view import (
     AccountPage,
     Entry,
@@ -29,7 +27,9 @@ from lib.dashboard.view import (
     feed,
     top_accounts,
 )
-from lib.detectors import THRESHOLDS
+from lib.detectors.rules import THRESHOLDS
+from lib.lake.follower import NoTable, Unreadable
+from lib.settings import Settings
 
 POLL_SECONDS = 0.25
 HEALTH_SECONDS = 1.0

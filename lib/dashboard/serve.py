@@ -10,11 +10,11 @@ import time
 import webbrowser
 from pathlib import Path
 
-from lib.broker import free_ports
-from lib.config import Settings
 from lib.dashboard import PORT
 from lib.errors import FraudError
-from lib.loopback import is_free, open_url
+from lib.kafka.broker import free_ports
+from lib.settings import Settings
+from lib.system.loopback import is_free, open_url
 
 HOST = "127.0.0.1"
 READY_SECONDS = 60

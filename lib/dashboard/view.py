@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from lib.dashboard.accounts import History
+from lib.dashboard.aggregates import DETECTORS, SLOT_SECONDS
+from lib.dashboard.escaping import for_html, for_spreadsheet
 from lib.dashboard.masking import LABELS, Tokens, code, reason
 from lib.dashboard.model import Row
-from lib.dashboard.tally import DETECTORS, SLOT_SECONDS
-from lib.events import mask_account, mask_accounts
-from lib.inert import for_html, for_spreadsheet
+from lib.events.card_event import mask_account, mask_accounts
 
 FEED_ROWS = 40
 TOP_ACCOUNTS = 10
@@ -157,7 +157,7 @@ def alerts_over_time(slots: Counter) -> pd.DataFrame:
     """Alerts per detector over time, in slots wide enough to be few.
 
     Args:
-        slots: (slot, detector) → alerts, see ``tally.Tally``.
+        slots: (slot, detector) → alerts, see ``aggregates.Tally``.
 
     Returns:
         columns ``at`` (UTC, start of the slot), ``detector``, ``alerts``,

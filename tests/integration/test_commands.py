@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.cli import NO_READER
-from lib.config import ROOT, Settings
-from lib.query import QUERY
+from lib.cli.commands import NO_READER
+from lib.settings import ROOT, Settings
+from lib.streaming.query import QUERY
 from tests.integration.conftest import GARBAGE, Chain
 from tests.integration.helpers import (
     PYTHON,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import chaos
-from lib.config import Settings
 from lib.errors import FraudError
-from lib.faults import Laboratory, laboratory
+from lib.faults import chaos
+from lib.faults.laboratory import Laboratory, laboratory
+from lib.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from delta import DeltaTable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lib.config import Settings
 from lib.errors import FraudError
-from lib.lake import LocalLake
-from lib.reconcile import Books, reconcile
-from lib.tables import SCHEMAS
+from lib.lake.tables import SCHEMAS
+from lib.lake.writer import LocalLake
+from lib.settings import Settings
+from lib.verify.reconciliation import Books, reconcile
 from tests.integration.conftest import Story
 from tests.integration.helpers import copied
 from tests.integration.records import FIRST, SECOND

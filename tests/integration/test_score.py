@@ -16,16 +16,16 @@ from kafka import TopicPartition
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from lib import oracle
-from lib.clients import admin, end_offsets, ensure_topic
-from lib.config import Settings
-from lib.generator import Generated, generate
-from lib.producer import replay
-from lib.query import QUERY
-from lib.rebuild import rebuild
-from lib.reconcile import reconcile
-from lib.stream import drain
-from lib.tables import SCHEMAS, SCORED
+from lib.datagen.generator import Generated, generate
+from lib.kafka.clients import admin, end_offsets, ensure_topic
+from lib.kafka.producer import replay
+from lib.lake.tables import SCHEMAS, SCORED
+from lib.settings import Settings
+from lib.streaming.query import QUERY
+from lib.streaming.rebuild import rebuild
+from lib.streaming.runner import drain
+from lib.verify import oracle
+from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import (
     copied,
     delta_commits,
@@ -306,4 +306,4 @@ def test_workers_are_forked_with_their_imports_done(spark):
             yield frame.assign(command=" ".join(command))
 
     (row,) = spark.range(1).mapInPandas(parent, "id long, command string").collect()
-    assert "-m lib.daemon" in row.command
+    assert "-m lib.streaming.worker_preload" in row.command

@@ -16,7 +16,8 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
-from lib.clients import (
+from lib.errors import FraudError
+from lib.kafka.clients import (
     AHEAD_MS,
     MOST_AHEAD_MS,
     admin,
@@ -25,12 +26,11 @@ from lib.clients import (
     ensure_topic,
     topic_identity,
 )
-from lib.config import Settings
-from lib.errors import FraudError
-from lib.query import QUERY
-from lib.reconcile import reconcile
-from lib.stream import drain
-from lib.truth import read_topic
+from lib.settings import Settings
+from lib.streaming.query import QUERY
+from lib.streaming.runner import drain
+from lib.verify.expected_lake import read_topic
+from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import copied, eventually, lake, send
 from tests.integration.records import ARRIVED_MS, line
 

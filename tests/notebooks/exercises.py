@@ -11,7 +11,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from docs.figures.walkthrough import CHECK, solutions
-from lib.config import ROOT
+from lib.settings import ROOT
 
 STUB = "exercise-"
 """How the id of a cell begins that the reader fills; the exercise's name follows."""

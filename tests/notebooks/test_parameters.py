@@ -14,7 +14,7 @@ import papermill
 import pytest
 
 from docs.figures.walkthrough import CHECK
-from lib.config import ROOT
+from lib.settings import ROOT
 from tests.notebooks.exercises import exercises, solved
 
 PARAMETERS = {

@@ -7,11 +7,11 @@ from dataclasses import fields
 import numpy as np
 from hypothesis import strategies as st
 
-from lib.detectors import DAY, MINUTE, SECOND, THRESHOLDS, Answer, Thresholds
-from lib.events import Event
-from lib.history import CONFLICT, DUPLICATE, NEW, Arrivals, Bucket
-from lib.state_codec import fingerprints
-from lib.vector_rules import Answers
+from lib.detectors.account_state import fingerprints
+from lib.detectors.engine import CONFLICT, DUPLICATE, NEW, Arrivals, Bucket
+from lib.detectors.rules import DAY, MINUTE, SECOND, THRESHOLDS, Answer, Thresholds
+from lib.detectors.vectorised_rules import Answers
+from lib.events.card_event import Event
 
 STATUS = {NEW: "new", DUPLICATE: "duplicate", CONFLICT: "conflict"}
 START = 1_750_000_000 * SECOND  # µs, in June 2025

@@ -8,9 +8,9 @@ from threading import Lock
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from lib.lake import LocalLake
-from lib.maintenance import Maintenance
-from lib.tables import ARROW, QUARANTINE
+from lib.lake.maintenance import Maintenance
+from lib.lake.tables import ARROW, QUARANTINE
+from lib.lake.writer import LocalLake
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

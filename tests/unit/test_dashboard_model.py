@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from lib.dashboard import follow, model
+from lib.dashboard import model
 from lib.dashboard.accounts import history
-from lib.dashboard.follow import Commit, NoTable, Snapshot
+from lib.dashboard.aggregates import Histogram, LastMinute
 from lib.dashboard.model import TEXT_LENGTH, ScoredModel
-from lib.dashboard.tally import Histogram, LastMinute
+from lib.lake import follower as follow
+from lib.lake.follower import Commit, NoTable, Snapshot
 from tests.unit.scored_lake import NOON, append, event, merge, settings_of
 
 
@@ -301,7 +302,7 @@ def test_rolling_rate_divides_by_the_time_there_was():
 
 
 def test_slots_are_bounded(settings, seen: ScoredModel, monkeypatch):
-    monkeypatch.setattr("lib.dashboard.tally.SLOTS", 4)
+    monkeypatch.setattr("lib.dashboard.aggregates.SLOTS", 4)
     for batch in range(20):
         at = NOON + timedelta(minutes=batch)
         append(settings, [event(batch, is_geo=True, kafka_timestamp=at)], batch)

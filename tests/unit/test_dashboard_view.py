@@ -14,17 +14,17 @@ import pytest
 from deltalake import write_deltalake
 from streamlit.testing.v1 import AppTest
 
-from lib.config import Settings
+from lib.cli.demo import feed_line
 from lib.dashboard import app, health, markup, view
 from lib.dashboard.accounts import at_risk, history
 from lib.dashboard.health import Health, TopicEnds, committed_offsets, look
-from lib.dashboard.ledger import Books, Bronze, Counted, Verdict
 from lib.dashboard.masking import Tokens, duration, reason
 from lib.dashboard.model import Row, ScoredModel
 from lib.dashboard.reader import Reader
+from lib.dashboard.row_counts import Books, Bronze, Counted, Verdict
 from lib.dashboard.view import Filters
-from lib.demo import feed_line
-from lib.heartbeat import RUNNING, Heartbeat
+from lib.settings import Settings
+from lib.streaming.heartbeat import RUNNING, Heartbeat
 from tests.unit.scored_lake import append, event, merge, settings_of, write
 
 APP = Path(app.__file__)

@@ -18,10 +18,10 @@ import jsonschema
 import pytest
 import yaml
 
-from lib.cli import _parser
-from lib.config import ROOT, Settings
-from lib.dashboard.names import allowed
-from lib.jars import read_lock
+from lib.cli.commands import _parser
+from lib.dashboard.allowed_hosts import allowed
+from lib.settings import ROOT, Settings
+from lib.setup.jars import read_lock
 
 DOCKER = ROOT / "docker"
 SCHEMA = json.loads((ROOT / "tests" / "data" / "compose-spec.json").read_text())
@@ -294,7 +294,7 @@ def test_set_up_needs_only_what_was_copied_before_it(tmp_path: Path):
     )
     assert plan.returncode == 0, plan.stderr
     assert "requirements.txt" in plan.stdout
-    script = "from lib import jars; print(len(jars.read_lock()), jars.__file__)"
+    script = "from lib.setup import jars; print(len(jars.read_lock()), jars.__file__)"
     ran = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
@@ -304,7 +304,7 @@ def test_set_up_needs_only_what_was_copied_before_it(tmp_path: Path):
     )
     count, file = ran.stdout.split()
     assert int(count) == len(read_lock())
-    assert file == str(tmp_path / "lib" / "jars.py")
+    assert file == str(tmp_path / "lib" / "setup" / "jars.py")
 
 
 def test_make_has_the_targets():

@@ -23,9 +23,11 @@ import pytest
 
 from docs.figures import walkthrough
 from docs.figures.walkthrough import CHECK, solutions
-from lib import events, generator, quality
-from lib.detectors import MINUTE, SECOND
-from lib.progress import percentiles
+from lib.datagen import generator
+from lib.detectors.rules import MINUTE, SECOND
+from lib.events import card_event
+from lib.streaming.progress import percentiles
+from lib.verify import evaluation
 from tests.notebooks.exercises import (
     NAMES,
     STUB,
@@ -130,7 +132,7 @@ def once(_folder: Path) -> dict:
 
 
 def repair(_folder: Path) -> dict:
-    own = {"json": json, "time": time, "pd": pd, "events": events}
+    own = {"json": json, "time": time, "pd": pd, "events": card_event}
     (source,) = (cell.source for cell in cells("02_stream") if cell.id == "7")
     exec(source, own)
     return own
@@ -148,7 +150,7 @@ def watermarks(_folder: Path) -> dict:
 
 def trailing(_folder: Path) -> dict:
     lines = generator.generate(300, 6, seed=7).lines
-    answers = quality.flagged([events.parse(x.encode(), 2**62) for x in lines])
+    answers = evaluation.flagged([card_event.parse(x.encode(), 2**62) for x in lines])
     return {"answers": answers, "SECOND": SECOND, "MINUTE": MINUTE}
 
 

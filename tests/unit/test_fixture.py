@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.events import Event, mask_account, parse
-from lib.fixture import APART, FOLDER, fixture, stolen_card
-from lib.generator import END, story, write
+from lib.datagen.fixture import APART, FOLDER, fixture, stolen_card
+from lib.datagen.generator import END, story, write
+from lib.events.card_event import Event, mask_account, parse
 from tests.unit.reference import order, reference_scores
 
 END_US = int(END.timestamp()) * 1_000_000

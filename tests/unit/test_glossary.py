@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from docs.figures.sections import Piece, notebooks, pieces
-from lib.config import ROOT
+from lib.settings import ROOT
 
 DOCUMENT = ROOT / "docs" / "glossary.md"
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+?) \| (.+?) \|$", re.MULTILINE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lib.config import ROOT
+from lib.settings import ROOT
 from tests.unit.evidence import (
     Shown,
     assertions,

@@ -10,10 +10,10 @@ from statistics import mean, stdev
 
 import pytest
 
-from lib import generator, market
-from lib.catalog import COUNTRIES, PRICES
-from lib.events import Event, parse
-from lib.generator import END, Generated, Label
+from lib.datagen import generator, market
+from lib.datagen.catalog import COUNTRIES, PRICES
+from lib.datagen.generator import END, Generated, Label
+from lib.events.card_event import Event, parse
 from tests.unit.reference import order, reference_scores
 
 EVENTS, ACCOUNTS, DAYS, SEED = 30_000, 600, 40, 11
@@ -94,7 +94,8 @@ def test_same_arguments_same_lines_and_labels():
 
 @pytest.mark.parametrize("disorder", [{}, DISORDER], ids=["tidy", "disorder"])
 def test_alert_labels_are_what_the_rules_say(disorder):
-    """... by the loops of the reference, which share no code with `lib.detectors`."""
+    """... by the loops of the reference, which share no code with
+    `lib.detectors.rules`."""
     made = make(fraud=0.1, **disorder)
     records = defaultdict(list)
     for line in made.lines:

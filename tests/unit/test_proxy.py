@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import ROOT, Settings
 from lib.dashboard.serve import Dashboard
-from lib.loopback import open_url
+from lib.settings import ROOT, Settings
+from lib.system.loopback import open_url
 
 PROXIES = [f"{name}_proxy" for name in ("http", "https", "all")] + [
     "HTTP_PROXY",
@@ -60,7 +60,8 @@ def test_the_dashboard_is_found_although_there_is_a_proxy(server: int, tmp_path:
 
 
 def test_nothing_else_opens_addresses():
-    """`urllib.request` goes through a proxy, so only lib/loopback.py may use it."""
+    """`urllib.request` goes through a proxy, so only lib/system/loopback.py may use
+    it."""
     users = set()
     for file in (ROOT / "lib").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

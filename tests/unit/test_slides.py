@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from docs.figures.executed import is_run_of
 from docs.figures.sections import notebooks
 from docs.figures.slides import Part, Slide, markdown, page, paragraphs, slides
-from lib.browser import Browser, find_browser
+from lib.dashboard.browser import Browser, find_browser
 from tests.conftest import missing
 
 CHOSEN = slides()

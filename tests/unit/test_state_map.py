@@ -20,7 +20,7 @@ from pyspark.sql.streaming.stateful_processor_api_client import (
 )
 from pyspark.sql.types import BinaryType, StringType, StructType
 
-from lib.state_map import FEW, WHOLE, StateMap
+from lib.streaming.state_map import FEW, WHOLE, StateMap
 
 BUFFER_BYTES = 16 * 2**10
 

@@ -15,8 +15,8 @@ import pytest
 from docs.figures import minutes
 from docs.figures.minutes import Route, Section, Step
 from docs.figures.sections import OPENING, notebooks, pieces
-from lib.config import ROOT
 from lib.errors import FraudError
+from lib.settings import ROOT
 
 PLAN = minutes.plan()
 KEPT = json.loads(minutes.MEASURED.read_text())

@@ -48,7 +48,7 @@ $(STAMP): requirements.txt jars.lock pyproject.toml
 	@$(BIN)/python -m lib.setup.jars fetch
 	@$(BIN)/python -m compileall -q lib
 	@$(BIN)/python -c 'import lib.cli.demo, lib.marts.dbt_runner, streamlit.web.cli'
-	@$(BIN)/python -m lib.setup.class_cache
+	@$(BIN)/python -m lib.cli.make_class_cache
 	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/python -m pre_commit install >/dev/null 2>&1 || true; fi
 	@touch $(STAMP)
 
@@ -79,9 +79,11 @@ test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
 		$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite \
 		--nbmake-timeout=600 executed tests
 
-lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
+lint: setup  ## ruff over code and notebooks, the layers of lib/, sqlfluff over the models
 	@$(BIN)/ruff format --check lib tests bench docs notebooks conftest.py
 	@$(BIN)/ruff check lib tests bench docs notebooks conftest.py
+	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' \
+		--no-cache --no-logo
 	@cd dbt && ../$(BIN)/python -m sqlfluff lint --disable-progress-bar models tests snapshots
 
 bench: setup  ## throughput of producer and stream on this machine

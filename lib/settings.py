@@ -16,6 +16,9 @@ from lib.errors import FraudError
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root: fixtures, locked jars and the default home live below it."""
 
+DASHBOARD_PORT = 8501
+"""Where the operator's page is, if nobody asks for another port."""
+
 
 _IMPOSSIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\\[\]^|%:\"`]|\$\{")
 """See `trouble_with`."""

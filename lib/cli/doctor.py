@@ -176,7 +176,10 @@ def _archive() -> Check:
             return Check("class archive", True, f"made for this Java {java.release}")
     found = "none for this Java: JVMs start some seconds later"
     return Check(
-        "class archive", True, found, "run `.venv/bin/python -m lib.setup.class_cache`"
+        "class archive",
+        True,
+        found,
+        "run `.venv/bin/python -m lib.cli.make_class_cache`",
     )
 
 

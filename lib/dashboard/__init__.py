@@ -2,6 +2,3 @@
 
 May use: `charts`, `lake`, `kafka`, and of `streaming` its reports; it starts no Spark.
 """
-
-PORT = 8501
-"""Where the page is, if nobody asks for another port."""

@@ -10,10 +10,9 @@ import time
 import webbrowser
 from pathlib import Path
 
-from lib.dashboard import PORT
 from lib.errors import FraudError
 from lib.kafka.broker import free_ports
-from lib.settings import Settings
+from lib.settings import DASHBOARD_PORT, Settings
 from lib.system.loopback import is_free, open_url
 
 HOST = "127.0.0.1"
@@ -47,12 +46,12 @@ class Dashboard:
         *,
         or_any_port: bool = False,
     ) -> None:
-        """Args: settings; port: None means PORT, 0 any that is free; or_any_port:
-        if nobody asked for a port and PORT is taken, use another one."""
+        """Args: settings; port: None means DASHBOARD_PORT, 0 any that is free;
+        or_any_port: if nobody asked for a port and that one is taken, use another."""
         self.settings = settings
-        if port is None and or_any_port and not is_free(PORT):
+        if port is None and or_any_port and not is_free(DASHBOARD_PORT):
             port = 0
-        self._port = free_ports(1)[0] if port == 0 else (port or PORT)
+        self._port = free_ports(1)[0] if port == 0 else (port or DASHBOARD_PORT)
         self.url = f"http://{HOST}:{self._port}"
         self._process: subprocess.Popen | None = None
         self._log = settings.log_dir / "dashboard.log"

@@ -44,7 +44,6 @@ from lib.streaming.query import QUERY
 from lib.system.signals import Stop, run
 from lib.verify.expected_lake import Damage, damage
 
-NO_DAMAGE = Damage(0, 0, 0, 0)
 FIRST_BATCH_POINTS = (
     "state-store commit",
     "before bronze/tx_events",

@@ -27,7 +27,7 @@ from lib.kafka.security import ADMIN, Locks, grant
 from lib.settings import Settings
 from lib.setup.class_cache import options
 from lib.setup.jars import class_path
-from lib.setup.java import find_java
+from lib.setup.java import find_java, log_options
 from lib.system import supervisor
 from lib.system.environment import jvm_locale
 
@@ -38,7 +38,6 @@ PORT_ATTEMPTS = 3
 POLL_SECONDS = 0.1
 MIN_FREE_BYTES = 256 * 1024 * 1024
 _META = "meta.properties"
-_CONF = Path(__file__).resolve().parents[1] / "setup" / "conf" / "log4j2.properties"
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -457,8 +456,7 @@ def kafka_java(log: Path, main: str, *arguments: str) -> list[str]:
         f"-Xmx{HEAP_MB}m",
         "-XX:+UseSerialGC",
         "-Djava.awt.headless=true",
-        f"-Dlog4j2.configurationFile={_CONF.as_uri()}",
-        f"-Dfraud.log={log}",
+        *log_options(log),
         "-cp",
         class_path("broker"),
         main,

@@ -6,7 +6,7 @@ JVM can write them into a file once and map that from then on: class data sharin
 "dynamic archives" (https://openjdk.org/jeps/350). An archive serves the very Java and
 the very jars that it was made with; for others the JVM does without it, by itself.
 
-    python -m lib.setup.class_cache     make what is missing
+`lib.cli.make_class_cache` makes the archives.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -25,15 +25,13 @@ from unittest.mock import patch
 import pyspark
 
 from lib.errors import FraudError
-from lib.settings import ROOT, Settings
+from lib.settings import Settings
 from lib.setup.jars import class_path
-from lib.setup.java import Java, find_java
-from lib.system.signals import Stop, run
+from lib.setup.java import Java
 
 FOLDER = Path(sys.prefix) / "archive"
 """Beside the packages, whose jars are part of what an archive depends on."""
 
-EXIT_SECONDS = 180
 USES = ("broker", "spark")
 _QUIET = ("-Xshare:auto", "-Xlog:disable", "-Xlog:all=error:stderr")
 """An archive that does not fit is not worth a line between a notebook's cells."""
@@ -76,8 +74,16 @@ def _digest(executable: Path, use: str) -> str:
     return hashlib.sha256(known.encode()).hexdigest()[:8]
 
 
-def make(java: Java, stop: Stop) -> None:
-    """Make the archives: run a broker and the stream once, with all they load noted.
+Recording = Callable[[str], AbstractContextManager[None]]
+"""``recording("spark")``: a JVM that starts in the block notes what it loads."""
+
+
+def make(java: Java, run_pipeline: Callable[[Settings, Recording], None]) -> None:
+    """Make the archives of what a run of the pipeline loads.
+
+    Args:
+        java: the runtime that they are for.
+        run_pipeline: starts and ends one JVM for each of USES, in a block each.
 
     Raises:
         FraudError: this Java wrote none.
@@ -90,7 +96,7 @@ def make(java: Java, stop: Stop) -> None:
         for use in USES:  # a JVM either maps one or notes down for one
             path(java, use).unlink(missing_ok=True)
         settings = Settings.from_env({"FRAUD_HOME": f"{made}/home"})
-        _run_once(settings, drafts, below, stop)
+        run_pipeline(settings, lambda use: _all_noting(drafts[use], below))
         if not all(draft.is_file() for draft in drafts.values()):
             raise FraudError(f"{java.executable} wrote none")
         for use, draft in drafts.items():
@@ -128,38 +134,6 @@ def _probe(java: Java, draft: Path, base: Path | None) -> None:
         raise FraudError(f"{java.executable} makes none: {''.join(said)}")
 
 
-def _run_once(
-    settings: Settings, drafts: dict[str, Path], base: Path | None, stop: Stop
-) -> None:
-    from lib.kafka.broker import Broker
-    from lib.kafka.producer import replay
-    from lib.streaming.runner import drain
-    from lib.streaming.session import handed_over, spark_session
-    from lib.verify.reconciliation import reconcile
-
-    with _all_noting(drafts["broker"], base):
-        broker = Broker(settings).start()
-    try:
-        replay(settings, broker.bootstrap, ROOT / "fixtures" / "tx_events.jsonl")
-        noting = _all_noting(drafts["spark"], base)
-        with noting, handed_over(stop.children.append):
-            spark = spark_session(settings, short_lived=True)
-        jvm = spark.sparkContext._gateway.proc
-        try:
-            drain(spark, settings, broker.bootstrap)
-            reconcile(spark, settings, broker.bootstrap)
-        finally:
-            spark.stop()
-            # The JVM ends when its standard input does, and writes the archive then.
-            jvm.stdin.close()
-            jvm.wait(EXIT_SECONDS)
-    except BaseException:
-        broker.kill()  # it would write its archive first
-        raise
-    finally:
-        broker.close()
-
-
 def _noting(draft: Path, base: Path | None) -> list[str]:
     """Options of a JVM that writes what it has loaded to the file when it ends."""
     below = [f"-XX:SharedArchiveFile={base}"] if base else []
@@ -173,30 +147,3 @@ def _all_noting(draft: Path, base: Path | None) -> Iterator[None]:
     words = " ".join(f'"{word}"' for word in _noting(draft, base))
     with patch.dict(os.environ, {"JDK_JAVA_OPTIONS": words}):
         yield
-
-
-def main(stop: Stop) -> int:
-    """Entry of ``python -m lib.setup.class_cache``: make what this Java lacks, if it
-    can.
-
-    Everything runs without the archives, only sooner with them: so what keeps them
-    from being made is told, and is no error.
-    """
-    try:
-        java = find_java()
-        if not all(path(java, use).is_file() for use in USES):
-            print("archiving the JVM's classes, once ...", file=sys.stderr)
-            make(java, stop)
-    except (FraudError, OSError, subprocess.TimeoutExpired) as error:
-        if stop.broken:
-            raise
-        print(
-            f"note: no archive of the JVM's classes ({error}): everything runs, "
-            "and starts some seconds later",
-            file=sys.stderr,
-        )
-    return 0
-
-
-if __name__ == "__main__":
-    run(main)

@@ -21,6 +21,8 @@ SHIM_HOME = Path(__file__).resolve().parent / "jre"
 """A JAVA_HOME whose ``bin/java`` starts the chosen Java without the flags that make
 noise or that a small runtime lacks; see the script for the reasons."""
 
+_LOG_CONFIGURATION = Path(__file__).resolve().parent / "conf" / "log4j2.properties"
+
 
 @dataclass(frozen=True)
 class Java:
@@ -66,6 +68,12 @@ def java_env(java: Java, stderr_log: Path) -> dict[str, str]:
         "FRAUD_JAVA": str(java.executable),
         "FRAUD_JAVA_STDERR": str(stderr_log),
     }
+
+
+def log_options(file: Path) -> list[str]:
+    """JVM options that send log4j's lines, accounts masked, to the file."""
+    configuration = _LOG_CONFIGURATION.as_uri()
+    return [f"-Dlog4j2.configurationFile={configuration}", f"-Dfraud.log={file}"]
 
 
 def _candidates():

@@ -22,8 +22,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from pathlib import Path
 
-from lib.dashboard import PORT
-from lib.settings import ROOT, shown
+from lib.settings import DASHBOARD_PORT, ROOT, shown
 from lib.setup import network
 from lib.setup.java import JAVA_VARIABLES
 from lib.system.environment import demand_open_files, leading_elsewhere, open_files
@@ -249,13 +248,13 @@ def loopback() -> Check:
 
 def dashboard_port() -> Check:
     """Whether the dashboard's default port is free. Optional: it takes others."""
-    if is_free(PORT):
-        return Check("dashboard port", True, f"{PORT} is free")
+    if is_free(DASHBOARD_PORT):
+        return Check("dashboard port", True, f"{DASHBOARD_PORT} is free")
     remedy = (
         "`make demo` takes another port by itself; "
-        f"`python -m lib dashboard --port {PORT + 1}`"
+        f"`python -m lib dashboard --port {DASHBOARD_PORT + 1}`"
     )
-    return Check("dashboard port", True, f"{PORT} is taken", remedy)
+    return Check("dashboard port", True, f"{DASHBOARD_PORT} is taken", remedy)
 
 
 def proxies() -> Check:

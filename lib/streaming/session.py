@@ -26,7 +26,7 @@ from lib.lake.delta_log import damaged, demand_whole
 from lib.settings import Settings, local_path
 from lib.setup.class_cache import options
 from lib.setup.jars import class_path
-from lib.setup.java import JAVA_VARIABLES, Java, find_java, java_env
+from lib.setup.java import JAVA_VARIABLES, Java, find_java, java_env, log_options
 from lib.system.environment import (
     LOOPBACK_MASTERS,
     demand_open_files,
@@ -66,7 +66,6 @@ _S3_PROPERTIES = {
 LONGEST_SOCKET = 103
 """Bytes of the path of a Unix socket, on any system."""
 
-_CONF_DIR = Path(__file__).resolve().parents[1] / "setup" / "conf"
 _STREAMING = "org.apache.spark.sql.execution.streaming"
 
 
@@ -207,16 +206,13 @@ def java_options(*words: str) -> str:
 
 
 def _properties(settings: Settings, java: Java) -> dict[str, str]:
-    log4j = (_CONF_DIR / "log4j2.properties").as_uri()
-    log = settings.log_dir / "spark.log"
     scratch = _scratch(settings)
     properties = {
         "spark.master": settings.master,
         "spark.driver.memory": "2g",
         "spark.driver.extraClassPath": _class_path(settings),
         "spark.driver.extraJavaOptions": java_options(
-            f"-Dlog4j2.configurationFile={log4j}",
-            f"-Dfraud.log={log}",
+            *log_options(settings.log_dir / "spark.log"),
             f"-Djava.io.tmpdir={scratch}",
             f"-Dderby.system.home={scratch}",
             _STACK,
@@ -314,14 +310,12 @@ def _archive(settings: Settings, java: Java) -> list[str]:
 
 def _executor_properties(settings: Settings, java: Java) -> dict[str, str]:
     """For executors in processes of their own, on machines with the same install."""
-    log = settings.log_dir / "spark-executor.log"
     return {
         "spark.executor.extraClassPath": _class_path(settings),
         "spark.executor.memory": "512m",
         "spark.executor.cores": "1",
         "spark.executor.extraJavaOptions": java_options(
-            f"-Dlog4j2.configurationFile={(_CONF_DIR / 'log4j2.properties').as_uri()}",
-            f"-Dfraud.log={log}",
+            *log_options(settings.log_dir / "spark-executor.log"),
             *_archive(settings, java),
         ),
         # A micro-batch comes to the driver, which commits it; a table shall not. Who

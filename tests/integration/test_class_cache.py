@@ -31,7 +31,7 @@ def maps(pid: int, file: Path) -> bool:
 def made() -> None:
     if not path(find_java(), "spark").is_file():
         pytest.skip(
-            "no archive for this Java: python -m lib.setup.class_cache says why"
+            "no archive for this Java: python -m lib.cli.make_class_cache says why"
         )
 
 
@@ -90,7 +90,7 @@ def test_a_java_that_makes_none_is_told_and_no_error(tmp_path: Path):
     others.touch()
 
     ran = subprocess.run(
-        [sys.executable, "-m", "lib.setup.class_cache"],
+        [sys.executable, "-m", "lib.cli.make_class_cache"],
         env=env,
         capture_output=True,
         text=True,

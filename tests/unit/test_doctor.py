@@ -501,7 +501,7 @@ def test_an_archive_of_classes_is_optional(monkeypatch):
     check = doctor._made("class archive", doctor._archive)
 
     assert check.ok
-    assert "lib.setup.class_cache" in check.remedy
+    assert "lib.cli.make_class_cache" in check.remedy
 
 
 # -- what is said --------------------------------------------------------------------

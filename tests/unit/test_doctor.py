@@ -293,7 +293,7 @@ def test_no_loopback(monkeypatch):
 
 def test_the_port_of_the_dashboard(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(machine, "PORT", server.getsockname()[1])
+        monkeypatch.setattr(machine, "DASHBOARD_PORT", server.getsockname()[1])
         taken = machine.dashboard_port()
     free = machine.dashboard_port()
 

@@ -20,6 +20,7 @@ from lib.dashboard.view import entry
 from lib.errors import FraudError
 from lib.kafka.clients import end_offsets, ensure_topic
 from lib.lake.follower import NoTable
+from lib.lake.tables import SCORED, TRANSACTIONS
 from lib.settings import Settings
 from lib.streaming.progress import rolling_rate
 from lib.streaming.runner import Pipeline, pipeline
@@ -107,7 +108,7 @@ class _Feed:
     """Shows each transaction once, when it has become visible in Delta."""
 
     def __init__(self, settings: Settings) -> None:
-        self._scored = ScoredModel(settings.table("silver/scored"))
+        self._scored = ScoredModel(settings.table(SCORED))
         self._tokens = Tokens()
         self._shown: set[tuple[str, str]] = set()
         self.show(lambda _line: None)  # what an earlier run left here is no news
@@ -154,7 +155,7 @@ def _wait_until_arrived(running: Pipeline, settings: Settings, bootstrap: str) -
 def _write_page(spark: SparkSession, settings: Settings) -> Path:
     """A self-contained page with the throughput of everything in the lake's last
     replay."""
-    silver = spark.read.format("delta").load(settings.table("silver/transactions"))
+    silver = spark.read.format("delta").load(settings.table(TRANSACTIONS))
     micros = silver.select(F.unix_micros("kafka_timestamp")).toArrow().column(0)
     # In microseconds: the nanoseconds of pandas end in 2262.
     times = pd.Series(np.sort(micros.to_numpy()).astype("datetime64[us]"))

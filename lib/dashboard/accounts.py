@@ -10,6 +10,7 @@ from deltalake.exceptions import DeltaError
 
 from lib.dashboard.model import ROW_COLUMNS, Row, shortened
 from lib.lake.follower import NoTable, rows_of
+from lib.lake.tables import SCORED, TRANSACTIONS
 from lib.settings import Settings
 
 HISTORY_ROWS = 500
@@ -39,14 +40,14 @@ def history(settings: Settings, account_id: str) -> History:
     Raises:
         NoTable: the table can't be read.
     """
-    pieces = rows_of(settings.table("silver/scored"), account_id, ROW_COLUMNS)
+    pieces = rows_of(settings.table(SCORED), account_id, ROW_COLUMNS)
     pieces = map(shortened, pieces)
     found = [values for piece in pieces for values in piece.to_pylist()]
     found.sort(key=lambda values: (values["ts"], values["event_id"]), reverse=True)
     rows = [Row(**values) for values in found[:HISTORY_ROWS]]
     try:
         columns = ("event_id", "partition", "offset")
-        pieces = rows_of(settings.table("silver/transactions"), account_id, columns)
+        pieces = rows_of(settings.table(TRANSACTIONS), account_id, columns)
     except NoTable:
         pieces = []
     placed = [values for piece in pieces for values in piece.to_pylist()]

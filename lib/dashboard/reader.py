@@ -29,6 +29,7 @@ from lib.dashboard.view import (
 )
 from lib.detectors.rules import THRESHOLDS
 from lib.lake.follower import NoTable, Unreadable
+from lib.lake.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
 from lib.settings import Settings
 
 POLL_SECONDS = 0.25
@@ -92,10 +93,10 @@ class Reader:
         self.tokens = Tokens()
         self.refresh_ms = 0.0
         self.health_trouble = ""
-        self._scored = ScoredModel(settings.table("silver/scored"))
-        self._bronze = Bronze(settings.table("bronze/tx_events"), settings.topic)
-        self._transactions = Counted(settings.table("silver/transactions"))
-        self._quarantine = Counted(settings.table("silver/quarantine"), ("reason",))
+        self._scored = ScoredModel(settings.table(SCORED))
+        self._bronze = Bronze(settings.table(BRONZE), settings.topic)
+        self._transactions = Counted(settings.table(TRANSACTIONS))
+        self._quarantine = Counted(settings.table(QUARANTINE), ("reason",))
         self._verdict = Verdict()
         self._ends = TopicEnds(settings)
         self._lock = threading.RLock()

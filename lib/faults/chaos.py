@@ -38,6 +38,7 @@ from lib.faults.laboratory import (
     standing_still,
 )
 from lib.kafka.clients import admin, end_offsets
+from lib.lake.tables import BRONZE, SCORED, TRANSACTIONS
 from lib.settings import ROOT, Settings, local_path
 from lib.streaming.progress import percentiles
 from lib.streaming.query import QUERY
@@ -55,7 +56,6 @@ FIRST_BATCH_POINTS = (
 
 OPTIONS = ("--commits-a-checkpoint", "1")
 PAUSE_SECONDS = 30
-_SCORED = "silver/scored"
 
 
 # -- faults of the broker and the producer ------------------------------------------
@@ -179,7 +179,7 @@ def ancient_first(lab: Laboratory, *, lost: bool) -> Trial:
 
 def commit_lost(lab: Laboratory) -> Trial:
     """A table's last commit is gone: refused; with it put back it goes on."""
-    last = _last_commit(lab, "silver/transactions")
+    last = _last_commit(lab, TRANSACTIONS)
     kept = last.read_bytes()
     last.unlink()
     refused = _refusal(lab)
@@ -189,7 +189,7 @@ def commit_lost(lab: Laboratory) -> Trial:
 
 def commit_emptied(lab: Laboratory) -> Trial:
     """A table's last commit is empty: refused; with its text back it goes on."""
-    last = _last_commit(lab, "bronze/tx_events")
+    last = _last_commit(lab, BRONZE)
     kept = last.read_bytes()
     last.write_bytes(b"")
     refused = _refusal(lab)
@@ -211,7 +211,7 @@ def compacted_by_spark(lab: Laboratory) -> Trial:
     """OPTIMIZE by a Spark session without our properties: times become INT96."""
     lab.up().ask("catch-up")
     lab.stop()
-    tables = [lab.settings.table(name) for name in ("silver/transactions", _SCORED)]
+    tables = [lab.settings.table(name) for name in (TRANSACTIONS, SCORED)]
     code = f"""
 from delta import DeltaTable
 from lib.settings import Settings
@@ -233,7 +233,7 @@ spark.stop()
 def half_a_file(lab: Laboratory) -> Trial:
     """A Parquet file that was never finished lies in every table."""
     lab.die_at("after bronze/tx_events")
-    for name in ("bronze/tx_events", "silver/transactions", _SCORED):
+    for name in (BRONZE, TRANSACTIONS, SCORED):
         folder = Path(local_path(lab.settings.table(name)))
         whole = next(folder.glob("*.parquet"))
         (folder / "part-99999-half.parquet").write_bytes(whole.read_bytes()[:100])

@@ -27,6 +27,7 @@ from lib.events.card_event import Event, parse, to_json
 from lib.kafka.broker import Broker
 from lib.kafka.clients import ensure_topic
 from lib.kafka.producer import Sent, replay
+from lib.lake.tables import SCORED
 from lib.settings import ROOT, Settings, local_path
 from lib.verify.expected_lake import Damage, Truth, damage, expected, read_topic
 
@@ -440,7 +441,7 @@ def laboratory(
 
 
 def _scored_version(settings: Settings) -> int:
-    log = Path(local_path(settings.table("silver/scored"))) / "_delta_log"
+    log = Path(local_path(settings.table(SCORED))) / "_delta_log"
     return max((int(p.stem) for p in log.glob("*.json") if p.stem.isdigit()), default=0)
 
 

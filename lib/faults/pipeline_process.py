@@ -34,14 +34,14 @@ from lib.kafka.broker import bootstrap_servers
 from lib.kafka.clients import end_offsets
 from lib.lake import maintenance, writer
 from lib.lake.maintenance import Maintenance
-from lib.lake.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
+from lib.lake.tables import BRONZE, MADE_OF_BRONZE, SCORED
 from lib.settings import Settings, local_path
 from lib.streaming import query, rebuild
 from lib.streaming.runner import Pipeline, pipeline
 from lib.streaming.session import INTERPRETED, spark_session
 
 CATCH_UP_SECONDS = 240
-TOGETHER = (TRANSACTIONS, QUARANTINE, SCORED)
+TOGETHER = MADE_OF_BRONZE
 """The tables whose commits a batch makes at the same time."""
 
 WATCHED = {
@@ -229,7 +229,7 @@ def fused_maintenance(fuse: Fuse) -> type[Maintenance]:
 def fuse_rebuild(settings: Settings, fuse: Fuse) -> None:
     """Points between the steps of `lib.streaming.rebuild`."""
     label = {settings.checkpoint(query.QUERY): "the checkpoint"}
-    label |= {settings.table(name): name for name in rebuild.MADE}
+    label |= {settings.table(name): name for name in MADE_OF_BRONZE}
     remove = rebuild.remove
 
     def fused_remove(spark: SparkSession, uri: str) -> None:

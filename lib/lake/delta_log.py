@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from lib.errors import FraudError
+from lib.lake.tables import MADE_OF_BRONZE
 from lib.settings import local_path
 
 LOG = "_delta_log"
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*(parquet|json)")
 _LAST = "_last_checkpoint"
-_REBUILT = ("silver/transactions", "silver/quarantine", "silver/scored")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def demand_whole(uri: str, spark: SparkSession | None = None) -> bool:
 def damaged(file: str, what: str, uri: str) -> FraudError:
     """The error that names a damaged file of the table at the URI, and the remedy."""
     remedy = "put it back from a backup"
-    if uri.rstrip("/").endswith(_REBUILT):
+    if uri.rstrip("/").endswith(MADE_OF_BRONZE):
         remedy += ", or make silver anew from bronze with `python -m lib rebuild`"
     if "/gold/" in uri:
         remedy = "make the marts anew with `python -m lib marts --full-refresh`"

@@ -1,96 +1,29 @@
-"""The lake's tables: name, columns, what one row is, and what identifies it."""
+"""The lake's tables: of each its name, what one row is, its key and its columns.
+
+No Spark is imported here: who reads the lake without a JVM needs the names, too.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import (
-    BinaryType,
-    BooleanType,
-    DecimalType,
-    DoubleType,
-    IntegerType,
-    LongType,
-    StringType,
-    StructField,
-    StructType,
-    TimestampType,
-)
 
-BRONZE = "bronze/tx_events"  # one row per Kafka record
-TRANSACTIONS = "silver/transactions"  # one row per valid event
-QUARANTINE = "silver/quarantine"  # one row per rejected record
-SCORED = "silver/scored"  # one row per valid event
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+BRONZE = "bronze/tx_events"
+TRANSACTIONS = "silver/transactions"
+QUARANTINE = "silver/quarantine"
+SCORED = "silver/scored"
 
 IDENTITY = ("account_id", "event_id")  # of an event
 POSITION = ("topic", "partition", "offset")  # of a Kafka record
 CONTENT = ("ts", "merchant", "country", "amount", "currency")
 """What is equal in a duplicate, and differs in a conflict."""
-
-
-def _fields(**types: type | DecimalType) -> StructType:
-    return StructType(
-        [StructField(n, t() if isinstance(t, type) else t) for n, t in types.items()]
-    )
-
-
-EVENT = _fields(
-    event_id=StringType,
-    account_id=StringType,
-    ts=TimestampType,
-    merchant=StringType,
-    country=StringType,
-    amount=DecimalType(12, 2),
-    currency=StringType,
-)
-"""An event's fields."""
-
-ANSWERS = _fields(
-    late=BooleanType,
-    is_velocity=BooleanType,
-    velocity_count=LongType,
-    is_geo=BooleanType,
-    prev_country=StringType,
-    gap_seconds=DoubleType,
-    is_amount=BooleanType,
-    z=DoubleType,
-    baseline_n=LongType,
-    baseline_mean=DoubleType,
-    baseline_stddev=DoubleType,
-    revision=LongType,
-)
-"""What the detectors say of an event."""
-
-_PLACE = _fields(topic=StringType, partition=IntegerType, offset=LongType)
-_STAMP = _fields(kafka_timestamp=TimestampType)
-
-SCHEMAS = {
-    BRONZE: StructType(
-        [
-            *_fields(key=BinaryType, value=BinaryType),
-            *_PLACE,
-            *_STAMP,
-            # The micro-batch that brought the record, counted over all lives of the
-            # checkpoint, and what it made of the record. A clock may step back, and a
-            # payload may be read in other ways by other programs: neither decides.
-            *_fields(batch=LongType, status=StringType, ingested_at=TimestampType),
-        ]
-    ),
-    TRANSACTIONS: StructType([*EVENT, *_STAMP, *_PLACE]),
-    QUARANTINE: StructType(
-        [
-            *_fields(value=BinaryType, reason=StringType, detail=StringType),
-            *_PLACE,
-            *_STAMP,
-        ]
-    ),
-    SCORED: StructType([*EVENT, *ANSWERS, *_STAMP, *_fields(scored_at=TimestampType)]),
-}
-
-ANSWER_COLUMNS = ANSWERS.fieldNames()
 
 NEW, DUPLICATE, CONFLICT, REJECTED, UNSURE = (
     "new",
@@ -102,13 +35,124 @@ NEW, DUPLICATE, CONFLICT, REJECTED, UNSURE = (
 """The status of a record. ``unsure``: its account's memory does not go back so far;
 only silver/transactions can say whether its event came before. No table holds it."""
 
+TIME = pa.timestamp("us", "UTC")
 
-def arrow_schema(schema: StructType) -> pa.Schema:
-    """The schema as Arrow's: times in whole microseconds UTC."""
-    return to_arrow_schema(schema, timezone="UTC")
+EVENT = pa.schema(
+    {
+        "event_id": pa.string(),
+        "account_id": pa.string(),
+        "ts": TIME,
+        "merchant": pa.string(),
+        "country": pa.string(),
+        "amount": pa.decimal128(12, 2),
+        "currency": pa.string(),
+    }
+)
+"""An event's fields."""
+
+ANSWERS = pa.schema(
+    {
+        "late": pa.bool_(),
+        "is_velocity": pa.bool_(),
+        "velocity_count": pa.int64(),
+        "is_geo": pa.bool_(),
+        "prev_country": pa.string(),
+        "gap_seconds": pa.float64(),
+        "is_amount": pa.bool_(),
+        "z": pa.float64(),
+        "baseline_n": pa.int64(),
+        "baseline_mean": pa.float64(),
+        "baseline_stddev": pa.float64(),
+        "revision": pa.int64(),
+    }
+)
+"""What the detectors say of an event."""
+
+_PLACE = pa.schema(
+    {"topic": pa.string(), "partition": pa.int32(), "offset": pa.int64()}
+)
+_STAMP = pa.field("kafka_timestamp", TIME)
 
 
-ARROW = {name: arrow_schema(schema) for name, schema in SCHEMAS.items()}
+@dataclass(frozen=True)
+class Table:
+    """One table of the lake.
+
+    Attributes:
+        name: its place below the lake.
+        row: what one row is.
+        statuses: the status of the records that become its rows.
+        key: the columns that name a row; no other row has the same values.
+        schema: its columns.
+    """
+
+    name: str
+    row: str
+    statuses: tuple[str, ...]
+    key: tuple[str, ...]
+    schema: pa.Schema
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            BRONZE,
+            row="a Kafka record",
+            statuses=(NEW, DUPLICATE, CONFLICT, REJECTED),
+            key=POSITION,
+            schema=pa.schema(
+                [
+                    pa.field("key", pa.binary()),
+                    pa.field("value", pa.binary()),
+                    *_PLACE,
+                    _STAMP,
+                    # The micro-batch that brought the record, counted over all lives
+                    # of the checkpoint, and what it made of the record. A clock may
+                    # step back, and a payload may be read in other ways by other
+                    # programs: neither decides.
+                    pa.field("batch", pa.int64()),
+                    pa.field("status", pa.string()),
+                    pa.field("ingested_at", TIME),
+                ]
+            ),
+        ),
+        Table(
+            TRANSACTIONS,
+            row="a valid event",
+            statuses=(NEW,),
+            key=IDENTITY,
+            schema=pa.schema([*EVENT, _STAMP, *_PLACE]),
+        ),
+        Table(
+            QUARANTINE,
+            row="a rejected record",
+            statuses=(CONFLICT, REJECTED),
+            key=POSITION,
+            schema=pa.schema(
+                [
+                    pa.field("value", pa.binary()),
+                    pa.field("reason", pa.string()),
+                    pa.field("detail", pa.string()),
+                    *_PLACE,
+                    _STAMP,
+                ]
+            ),
+        ),
+        Table(
+            SCORED,
+            row="a valid event with its score",
+            statuses=(NEW,),
+            key=IDENTITY,
+            schema=pa.schema([*EVENT, *ANSWERS, _STAMP, pa.field("scored_at", TIME)]),
+        ),
+    )
+}
+
+SCHEMAS = {name: table.schema for name, table in TABLES.items()}
+
+MADE_OF_BRONZE = (TRANSACTIONS, QUARANTINE, SCORED)
+"""Tables that can be made anew from bronze."""
 
 
 def table_rows(
@@ -122,27 +166,30 @@ def table_rows(
         batch: their micro-batch, see bronze's column.
         now: ``ingested_at`` and ``scored_at``, UTC.
     """
-    status = judged["status"]
-    new = judged.filter(pc.equal(status, NEW))
-    bad = judged.filter(pc.is_in(status, pa.array([CONFLICT, REJECTED])))
     made = {
         "topic": pa.scalar(topic),
         "batch": pa.scalar(batch, pa.int64()),
-        "ingested_at": pa.scalar(now, pa.timestamp("us", "UTC")),
-        "scored_at": pa.scalar(now, pa.timestamp("us", "UTC")),
+        "ingested_at": pa.scalar(now, TIME),
+        "scored_at": pa.scalar(now, TIME),
     }
-    return {
-        name: pa.table(
-            [
-                pa.repeat(made[column], len(rows)) if column in made else rows[column]
-                for column in ARROW[name].names
-            ],
-            schema=ARROW[name],
-        )
-        for name, rows in (
-            (BRONZE, judged),
-            (TRANSACTIONS, new),
-            (QUARANTINE, bad),
-            (SCORED, new),
-        )
-    }
+    # Of all records there is no copy, and of those that two tables take only one.
+    taken = {TABLES[BRONZE].statuses: judged}
+    found = {}
+    for name, table in TABLES.items():
+        if table.statuses not in taken:
+            mine = pc.is_in(judged["status"], pa.array(table.statuses))
+            taken[table.statuses] = judged.filter(mine)
+        rows = taken[table.statuses]
+        columns = [
+            pa.repeat(made[column], len(rows)) if column in made else rows[column]
+            for column in table.schema.names
+        ]
+        found[name] = pa.table(columns, schema=table.schema)
+    return found
+
+
+def spark_rows(judged: DataFrame, name: str) -> DataFrame:
+    """The same for one table in Spark; ``judged`` has all columns of the table."""
+    table = TABLES[name]
+    mine = judged.where(judged["status"].isin(*table.statuses))
+    return mine.select(*table.schema.names)

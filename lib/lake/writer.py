@@ -29,20 +29,21 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from lib.errors import FraudError
 from lib.lake import data_files, maintenance
 from lib.lake.append_log import AppendLog
 from lib.lake.delta_log import Folder, demand_whole, newest_checkpoint
-from lib.lake.tables import ANSWER_COLUMNS, ARROW, IDENTITY, SCHEMAS, SCORED
+from lib.lake.tables import ANSWERS, SCHEMAS, SCORED, TABLES, TIME
 from lib.settings import Settings, local_path
 
 CORRECTION = "correction"
 """The column of a merge's rows that tells a correction from a first answer."""
 
-_CORRECTED = (*ANSWER_COLUMNS, "scored_at")
+_CORRECTED = (*ANSWERS.names, "scored_at")
 _LONGEST_TEXT = 32
-_KEYS = " AND ".join(f"old.{key} = new.{key}" for key in IDENTITY)
+_KEYS = " AND ".join(f"old.{key} = new.{key}" for key in TABLES[SCORED].key)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class LocalLake:
             interval = {"delta.checkpointInterval": str(maintenance.CHECKPOINT_COMMITS)}
             DeltaTable.create(
                 self.uri(name),
-                ARROW[name],
+                SCHEMAS[name],
                 configuration=interval | maintenance.RETENTION,
             )
 
@@ -137,7 +138,7 @@ class LocalLake:
         if not (len(rows) or files):
             return
         if name not in self._logs:
-            self._logs[name] = AppendLog(self.root / name, ARROW[name])
+            self._logs[name] = AppendLog(self.root / name, SCHEMAS[name])
         log = self._logs[name]
         app, number = (batch.name(name), batch.number) if batch else (None, 0)
         if app is not None and log.has_seen(app, number):
@@ -157,7 +158,7 @@ class LocalLake:
             table.create_write_transaction(
                 [AddAction(f.path, f.size, {}, now, True, f.stats) for f in files],
                 "append",
-                ARROW[name],
+                SCHEMAS[name],
                 commit_properties=_commit(name, batch),
             )
 
@@ -201,7 +202,7 @@ class LocalLake:
     def files(self, name: str, files: Sequence[DataFile]) -> pa.Table:
         """The rows of files that no commit names yet."""
         parts = [pq.read_table(self.root / name / f.path) for f in files]
-        return pa.concat_tables([ARROW[name].empty_table(), *parts])
+        return pa.concat_tables([SCHEMAS[name].empty_table(), *parts])
 
     def _table(self, name: str) -> DeltaTable:
         """The table at its newest version."""
@@ -225,7 +226,7 @@ class SparkLake:
         if not demand_whole(self._settings.table(name), self._spark):
             # An append, and not Delta's CREATE TABLE: that one refuses a folder in
             # which an earlier creation died half-way.
-            empty = self._spark.createDataFrame([], SCHEMAS[name])
+            empty = self._spark.createDataFrame([], from_arrow_schema(SCHEMAS[name]))
             self.append(name, empty, None)
 
     def append(self, name: str, rows: DataFrame, batch: Batch | None) -> None:
@@ -307,15 +308,15 @@ def with_corrections(
             [
                 rows[c] if c in rows.column_names else pa.nulls(len(rows), kind)
                 for c, kind in zip(
-                    ARROW[SCORED].names, ARROW[SCORED].types, strict=True
+                    SCHEMAS[SCORED].names, SCHEMAS[SCORED].types, strict=True
                 )
             ],
-            schema=ARROW[SCORED],
+            schema=SCHEMAS[SCORED],
         ).append_column(CORRECTION, pa.repeat(pa.scalar(again), len(rows)))
         for rows, again in ((scored, False), (corrections, True))
     ]
     rows = pa.concat_tables(parts)
-    at = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), len(rows))
+    at = pa.repeat(pa.scalar(now, TIME), len(rows))
     return rows.set_column(rows.column_names.index("scored_at"), "scored_at", at)
 
 

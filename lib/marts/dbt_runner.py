@@ -16,6 +16,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from lib.errors import FraudError
+from lib.lake.tables import TRANSACTIONS
 from lib.marts.dbt_report import Marts, freshness_of, nodes_of, one_line, raise_error
 from lib.marts.spark_catalog import in_memory, quotable, register, restore, table_bytes
 from lib.settings import ROOT, Settings
@@ -71,7 +72,7 @@ def build(
 
     with _alone(settings):
         before = register(spark, settings, marts)
-        size = table_bytes(spark, settings, "silver/transactions")
+        size = table_bytes(spark, settings, TRANSACTIONS)
         files = max(_FILES, size // _FILE_BYTES)
         few = size <= _FEW_BYTES
         kept = in_memory(spark, marts) if few else nullcontext(lambda: None)
@@ -109,7 +110,7 @@ def docs(spark: SparkSession, settings: Settings, project: Path = PROJECT) -> Pa
     """
     with _alone(settings):
         register(spark, settings, mart_names(project))
-        with _session(spark, table_bytes(spark, settings, "silver/transactions")):
+        with _session(spark, table_bytes(spark, settings, TRANSACTIONS)):
             _dbt(["docs", "generate", "--static"], settings, project, None)
     return target_folder(settings) / "static_index.html"
 

@@ -17,20 +17,23 @@ import deltalake
 from delta import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from lib.errors import FraudError
-from lib.lake.tables import SCHEMAS
+from lib.lake.tables import BRONZE, QUARANTINE, SCHEMAS, SCORED, TRANSACTIONS
 from lib.settings import Settings, local_path
 from lib.streaming.session import table_exists
 
-SOURCES: dict[str, T.StructType] = SCHEMAS
+SOURCES: dict[str, T.StructType] = {
+    name: from_arrow_schema(schema) for name, schema in SCHEMAS.items()
+}
 """The tables that the models read, and the columns that they must have."""
 
 STAGED_AS = {
-    "bronze/tx_events": "stg_records",
-    "silver/transactions": "stg_transactions",
-    "silver/quarantine": "stg_quarantine",
-    "silver/scored": "stg_scores",
+    BRONZE: "stg_records",
+    TRANSACTIONS: "stg_transactions",
+    QUARANTINE: "stg_quarantine",
+    SCORED: "stg_scores",
 }
 """The model that reads each of them first."""
 

@@ -33,12 +33,12 @@ from lib.lake.tables import (
     BRONZE,
     CONTENT,
     IDENTITY,
-    NEW,
     QUARANTINE,
     SCHEMAS,
     SCORED,
     TRANSACTIONS,
     UNSURE,
+    spark_rows,
     table_rows,
 )
 from lib.lake.writer import (
@@ -296,25 +296,20 @@ def spark_writer(
                 "scored_at": F.current_timestamp(),
             }
         )
-        new = stamped.where(F.col("status") == NEW)
-        bad = stamped.where(F.col("reason").isNotNull())
-        lake.append(BRONZE, _as(stamped, BRONZE), transaction)
-        lake.append(QUARANTINE, _as(bad, QUARANTINE), transaction)
-        lake.append(TRANSACTIONS, _as(new, TRANSACTIONS), transaction)
+        for name in (BRONZE, QUARANTINE, TRANSACTIONS):
+            lake.append(name, spark_rows(stamped, name), transaction)
+        scored = spark_rows(stamped, SCORED)
         if not counts.get(CORRECTION):
-            lake.append(SCORED, _as(new, SCORED), transaction)
+            lake.append(SCORED, scored, transaction)
             return
         corrections = (
             rows.where(F.col("status") == CORRECTION)
             .withColumn("scored_at", F.current_timestamp())
             .withColumn(CORRECTION, F.lit(True))
         )
-        merged = (
-            _as(new, SCORED)
-            .withColumn(CORRECTION, F.lit(False))
-            .unionByName(corrections.select(*SCHEMAS[SCORED].names, CORRECTION))
-        )
-        lake.merge(SCORED, merged, transaction)
+        corrections = corrections.select(*SCHEMAS[SCORED].names, CORRECTION)
+        first = scored.withColumn(CORRECTION, F.lit(False))
+        lake.merge(SCORED, first.unionByName(corrections), transaction)
 
     return write
 
@@ -367,11 +362,6 @@ def _explode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for f in JUDGED
         ]
         yield from pa.concat_tables([rows, pa.table(wide, schema=JUDGED)]).to_batches()
-
-
-def _as(rows: DataFrame, table: str) -> DataFrame:
-    """These rows with the table's columns."""
-    return rows.select(*SCHEMAS[table].names)
 
 
 # -- start ---------------------------------------------------------------------------

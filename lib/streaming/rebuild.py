@@ -11,24 +11,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from lib.lake.tables import (
-    BRONZE,
-    NEW,
-    POSITION,
-    QUARANTINE,
-    SCHEMAS,
-    SCORED,
-    TRANSACTIONS,
-)
+from lib.lake.tables import BRONZE, MADE_OF_BRONZE, NEW, POSITION, spark_rows
 from lib.lake.writer import SparkLake, open_lake
 from lib.settings import Settings
 from lib.streaming.checkpoint import exclusive, remove, unfinished_rebuild
 from lib.streaming.query import QUERY, route
 from lib.streaming.scoring import INPUT, JUDGED, judge, parse, settle
 from lib.streaming.session import read_table
-
-MADE = (TRANSACTIONS, QUARANTINE, SCORED)
-"""The tables that are made anew."""
 
 _RECORDS_A_TASK = 100_000
 
@@ -58,19 +47,19 @@ def rebuild(spark: SparkSession, settings: Settings) -> dict[str, int]:
             unfinished.set()
             remove(spark, settings.checkpoint(QUERY))
             stream = open_lake(spark, settings)
-            for table in MADE:
+            for table in MADE_OF_BRONZE:
                 remove(spark, settings.table(table))
                 stream.create(table)  # with its properties: how long its log stays
             stamped = judged.withColumn("scored_at", F.current_timestamp())
-            new = stamped.where(F.col("status") == NEW)
-            bad = stamped.where(F.col("reason").isNotNull())
-            for table, rows in ((TRANSACTIONS, new), (QUARANTINE, bad), (SCORED, new)):
-                lake.append(table, rows.select(*SCHEMAS[table].names), None)
+            for table in MADE_OF_BRONZE:
+                lake.append(table, spark_rows(stamped, table), None)
             _correct_status(spark, settings, judged)
             unfinished.unset()
         finally:
             judged.unpersist()
-    return {table: read_table(spark, settings, table).count() for table in MADE}
+    return {
+        table: read_table(spark, settings, table).count() for table in MADE_OF_BRONZE
+    }
 
 
 def judge_all(bronze: DataFrame) -> DataFrame:

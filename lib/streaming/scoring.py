@@ -20,7 +20,6 @@ from lib.detectors.engine import Arrivals, Bucket
 from lib.detectors.rules import THRESHOLDS, Thresholds
 from lib.detectors.vectorised_rules import Answers
 from lib.lake.tables import (
-    ANSWER_COLUMNS,
     ANSWERS,
     CONFLICT,
     CONTENT,
@@ -29,8 +28,8 @@ from lib.lake.tables import (
     IDENTITY,
     NEW,
     REJECTED,
+    TIME,
     UNSURE,
-    arrow_schema,
 )
 from lib.streaming.parsing import integers, parse_columns
 
@@ -44,14 +43,13 @@ _OF_HISTORY[engine.NEW] = _CODE[NEW]
 _OF_HISTORY[engine.DUPLICATE] = _CODE[DUPLICATE]
 _OF_HISTORY[engine.CONFLICT] = _CODE[CONFLICT]
 
-_TIME = pa.timestamp("us", "UTC")
 INPUT = pa.schema(
     [
         ("key", pa.binary()),
         ("value", pa.binary()),
         ("partition", pa.int32()),
         ("offset", pa.int64()),
-        ("kafka_timestamp", _TIME),
+        ("kafka_timestamp", TIME),
     ]
 )
 """A record as it came."""
@@ -62,8 +60,8 @@ JUDGED = pa.schema(
         ("status", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
-        *arrow_schema(EVENT),
-        *arrow_schema(ANSWERS),
+        *EVENT,
+        *ANSWERS,
     ]
 )
 """A record and what became of it: the event's fields and its answers, or a reason."""
@@ -72,8 +70,8 @@ CORRECTION = pa.schema(
     [
         ("event_id", pa.string()),
         ("account_id", pa.string()),
-        ("ts", _TIME),
-        *arrow_schema(ANSWERS),
+        ("ts", TIME),
+        *ANSWERS,
     ]
 )
 """The new answers of an event that was scored before."""
@@ -177,7 +175,7 @@ def judge(
     columns = {
         **{name: parsed.records[name] for name in INPUT.names},
         **{name: parsed.event[name] for name in parsed.event.column_names},
-        **dict(zip(ANSWER_COLUMNS, answers, strict=True)),
+        **dict(zip(ANSWERS.names, answers, strict=True)),
         "status": status,
         **as_conflicts(pc.equal(status, CONFLICT), parsed.event),
     }
@@ -212,7 +210,7 @@ def fold(parts: list[Judged]) -> list[Judged]:
         found = pc.index_in(_names(table), value_set=names)
         mine = pc.and_(pc.equal(table["status"], NEW), pc.is_valid(found))
         older[found.filter(mine).to_numpy()] = False
-        for name in ANSWER_COLUMNS:
+        for name in ANSWERS.names:
             column = pc.if_else(mine, corrections[name].take(found), table[name])
             table = table.set_column(JUDGED.get_field_index(name), name, column)
         records.append(table.cast(JUDGED))
@@ -298,7 +296,7 @@ def _corrections(scored: engine.Scored) -> pa.Table:
         [
             pa.array(scored.event_id, pa.string()),
             pa.array(scored.account_id, pa.string()),
-            pa.array(scored.ts_us, pa.int64()).cast(_TIME),
+            pa.array(scored.ts_us, pa.int64()).cast(TIME),
             *_answer_arrays(scored.corrections),
         ],
         schema=CORRECTION,
@@ -308,7 +306,7 @@ def _corrections(scored: engine.Scored) -> pa.Table:
 def _answer_arrays(answers: Answers) -> list[pa.Array]:
     """The answer columns; -1 and NaN become null where they stand for it."""
     arrays = []
-    for field in arrow_schema(ANSWERS):
+    for field in ANSWERS:
         values, null = getattr(answers, field.name), None
         if field.name in ("velocity_count", "baseline_n"):
             null = values < 0

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lib.detectors.rules import SECOND, THRESHOLDS, Thresholds
-from lib.lake.tables import ANSWER_COLUMNS, IDENTITY, SCORED
+from lib.lake.tables import ANSWERS, IDENTITY, SCORED, TRANSACTIONS
 from lib.settings import Settings
 from lib.streaming.session import read_table
 
@@ -164,7 +164,7 @@ def oracle(transactions: DataFrame, rules: Thresholds = THRESHOLDS) -> DataFrame
 
     Returns:
         one row per transaction: account_id, event_id and the answer columns of
-        silver/scored (`lib.lake.tables.ANSWER_COLUMNS`).
+        silver/scored (`lib.lake.tables.ANSWERS`).
     """
     numbers = {name: str(value) for name, value in asdict(rules).items()}
     numbers |= {"minute_us": str(rules.velocity_window_us - 1)}
@@ -188,7 +188,7 @@ def differences(scored: DataFrame, expected: DataFrame) -> DataFrame:
     both = ours.join(theirs.drop("times"), on=list(IDENTITY), how="full_outer")
     differing = [
         F.when(~F.col(f"scored.{c}").eqNullSafe(F.col(f"expected.{c}")), F.lit(c))
-        for c in ANSWER_COLUMNS
+        for c in ANSWERS.names
     ]
     wrong = (
         F.when(F.col("scored").isNull(), F.array(F.lit("missing")))
@@ -200,7 +200,7 @@ def differences(scored: DataFrame, expected: DataFrame) -> DataFrame:
 
 
 def _answers(rows: DataFrame) -> DataFrame:
-    answer = F.struct(*ANSWER_COLUMNS)
+    answer = F.struct(*ANSWERS.names)
     return rows.groupBy(*IDENTITY).agg(
         F.first(answer).alias("answer"), F.count("*").alias("times")
     )
@@ -213,7 +213,4 @@ def check(spark: SparkSession, settings: Settings) -> DataFrame:
         FraudError: there is no such table yet.
     """
     scored = read_table(spark, settings, SCORED)
-    return differences(scored, oracle(read_table(spark, settings, _TRANSACTIONS)))
-
-
-_TRANSACTIONS = "silver/transactions"
+    return differences(scored, oracle(read_table(spark, settings, TRANSACTIONS)))

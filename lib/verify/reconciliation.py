@@ -9,7 +9,15 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lib.kafka.clients import begin_offsets, end_offsets, topic_identity
-from lib.lake.tables import CONTENT, IDENTITY, POSITION
+from lib.lake.tables import (
+    BRONZE,
+    CONTENT,
+    IDENTITY,
+    POSITION,
+    QUARANTINE,
+    SCORED,
+    TRANSACTIONS,
+)
 from lib.settings import Settings
 from lib.streaming.parsing import parse_records
 from lib.streaming.query import source_options
@@ -70,10 +78,10 @@ def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
 def _books(
     spark: SparkSession, settings: Settings, bootstrap: str, begins: dict[int, int]
 ) -> Books:
-    bronze = read_table(spark, settings, "bronze/tx_events")
-    silver = read_table(spark, settings, "silver/transactions")
-    quarantine = read_table(spark, settings, "silver/quarantine")
-    scored = read_table(spark, settings, "silver/scored")
+    bronze = read_table(spark, settings, BRONZE)
+    silver = read_table(spark, settings, TRANSACTIONS)
+    quarantine = read_table(spark, settings, QUARANTINE)
+    scored = read_table(spark, settings, SCORED)
     topic_identity(settings, bootstrap)  # there is one, or it says so in one line
     options = source_options(settings, bootstrap)
     places = {

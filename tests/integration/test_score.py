@@ -93,7 +93,7 @@ def test_stream_equals_oracle(spark, base: Settings, told: list[Row], made):
     fired = [sum(r[f"is_{d}"] for r in told) for d in ("velocity", "geo", "amount")]
     assert min(fired) > 0
     assert sum(row.revision for row in told) > 0
-    assert [f.name for f in SCHEMAS[SCORED].fields] == [
+    assert SCHEMAS[SCORED].names == [
         f.name for f in spark.read.format("delta").load(base.table(SCORED)).schema
     ]
 

@@ -10,21 +10,26 @@ Nothing here knows of Spark, Kafka or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from lib.detectors import account_state as codec
 from lib.detectors.account_state import NEVER, Rows, State
+from lib.detectors.deduplication import (
+    CONFLICT,
+    DUPLICATE,
+    LATE,
+    NEW,
+    NOBODY,
+    UNSURE,
+    admit,
+)
 from lib.detectors.ragged_arrays import first_at_least, overtaken, ranges
 from lib.detectors.rules import THRESHOLDS, Thresholds
 from lib.detectors.vectorised_rules import Answers, answer_places
 
-NEW, DUPLICATE, CONFLICT = 0, 1, 2
-_LATE, _UNSURE = 3, 4  # verdicts on new events that are not scored
-_NOBODY = -1
-_NOT_SEEN = (None, NEVER, False)
 _STATUS = np.array([NEW, DUPLICATE, CONFLICT, NEW, NEW], np.int8)
 
 
@@ -107,7 +112,9 @@ class Bucket:
         state = self._state
         if watermark_us is not None:
             self._watermark = max(self._watermark, watermark_us)
-        verdict, account, since = self._admit(batch.account_id, columns)
+        verdict, account, since = admit(
+            state, self._rules, self._watermark, batch.account_id, columns
+        )
         punctual = np.flatnonzero(verdict == NEW)
         # an id's slot: first the recent events of the state, then the arrivals
         known = len(state.recent_ids)
@@ -116,85 +123,24 @@ class Bucket:
             columns.take(punctual), account[punctual], ids
         )
         arrived, earlier = np.flatnonzero(slot >= known), np.flatnonzero(slot < known)
-        answers = Answers.unscored((verdict == _LATE) | (verdict == _UNSURE))
+        answers = Answers.unscored((verdict == LATE) | (verdict == UNSURE))
         answers.put(punctual[slot[arrived] - known], found.take(arrived))
         scored = Scored(
             status=_STATUS[verdict],
-            check_table=verdict == _UNSURE,
+            check_table=verdict == UNSURE,
             answers=answers,
             account_id=[state.accounts[i] for i in owner[earlier].tolist()],
             event_id=[ids[i] for i in slot[earlier].tolist()],
             ts_us=ts[earlier],
             corrections=found.take(earlier),
         )
-        late = np.flatnonzero((verdict >= _LATE) & (account != _NOBODY))
+        late = np.flatnonzero((verdict >= LATE) & (account != NOBODY))
         state.late = state.late.extend(columns.take(late))
         state.late_account = np.concatenate([state.late_account, account[late]])
         state.late_since = np.concatenate([state.late_since, since[late]])
-        state.late_unsure = np.concatenate(
-            [state.late_unsure, verdict[late] == _UNSURE]
-        )
+        state.late_unsure = np.concatenate([state.late_unsure, verdict[late] == UNSURE])
         self._forget()
         return scored
-
-    def _admit(
-        self, names: Sequence[str], columns: Rows
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Verdict, account index and account's clock (µs) of each arrival, n each.
-
-        One by one in Kafka order, as each verdict rests on those before it; that is
-        what makes them independent of the batches. Registers new accounts and moves
-        every account's newest ts.
-        """
-        state, rules = self._state, self._rules
-        account_of = {name: index for index, name in enumerate(state.accounts)}
-        newest, known_from = state.newest.tolist(), state.known_from.tolist()
-        # An account without history is a new one or was evicted, and what was evicted
-        # is older than this.
-        evicted_until = max(NEVER, self._watermark - rules.retention_us)
-        unseen_us = rules.retention_us - rules.arrival_us
-        seen = _recall(state, columns.identity)
-        verdicts, accounts, clocks = [], [], []
-        for name, identity, content in zip(
-            names, columns.identity.tolist(), _contents(columns), strict=True
-        ):
-            ts = content[0]
-            account = account_of.setdefault(name, len(newest))
-            if account == len(newest):
-                newest.append(NEVER)
-                known_from.append(evicted_until)
-            clock = newest[account]
-            first, since, unsure = seen.get((account, identity), _NOT_SEEN)
-            if first is not None and since < clock - rules.retention_us:
-                first = None
-            # Without a punctual event yet, only one is scored that could not have
-            # seen what was evicted.
-            blind = known_from[account] + (unseen_us if clock == NEVER else 0)
-            if first is not None and not unsure:
-                verdict = DUPLICATE if first == content else CONFLICT
-            elif first is not None or ts < max(clock - rules.retention_us, blind):
-                verdict = _UNSURE
-                clock = max(clock, known_from[account] + rules.retention_us)
-            elif ts < clock - rules.lateness_us:
-                verdict = _LATE
-            else:
-                verdict, clock = NEW, max(clock, ts)
-                newest[account] = clock
-            if first is None:
-                remembered = ts if verdict == NEW else clock
-                seen[account, identity] = content, remembered, verdict == _UNSURE
-            elif verdict == _UNSURE:
-                account = _NOBODY  # it is remembered already
-            verdicts.append(verdict)
-            accounts.append(account)
-            clocks.append(clock)
-        fresh = np.zeros(len(newest) - len(state.accounts), np.int64)
-        state.accounts = list(account_of)
-        state.newest = np.array(newest, np.int64)
-        state.known_from = np.array(known_from, np.int64)
-        state.counts = np.concatenate([state.counts, fresh])
-        state.recents = np.concatenate([state.recents, fresh])
-        return tuple(np.array(c, np.int64) for c in (verdicts, accounts, clocks))
 
     def _insert(
         self, new: Rows, owner: np.ndarray, ids: list[str]
@@ -303,42 +249,6 @@ def _columns(batch: Arrivals) -> Rows:
         fingerprint=np.asarray(batch.fingerprint, np.uint64),
         country=codec.country_codes(batch.country),
     )
-
-
-def _contents(rows: Rows) -> Iterator[tuple[int, int, int, int]]:
-    """What must be equal in a duplicate, the ts first."""
-    columns = (rows.ts, rows.amount, rows.country, rows.fingerprint)
-    return zip(*(column.tolist() for column in columns), strict=True)
-
-
-def _recall(state: State, identities: np.ndarray) -> dict[tuple[int, int], tuple]:
-    """What the state holds under these identities.
-
-    (account, identity) → (content, the account's clock when it came, whether only the
-    table can say what stands). Looks at the whole history, so with a sieve: the low 16
-    bits of a digest decide for nearly all rows, at the price of one look-up each.
-    """
-    sieve = np.zeros(1 << 16, bool)
-    sieve[identities & 0xFFFF] = True
-    seen = {}
-    owner = np.repeat(np.arange(len(state.accounts)), state.counts)
-    punctual = np.zeros(len(owner), bool)
-    for rows, accounts, since, unsure in (
-        (state.rows, owner, state.rows.ts, punctual),
-        (state.late, state.late_account, state.late_since, state.late_unsure),
-    ):
-        hits = np.flatnonzero(sieve[rows.identity & 0xFFFF])
-        hits = hits[np.isin(rows.identity[hits], identities)]
-        found = rows.take(hits)
-        keys = zip(accounts[hits].tolist(), found.identity.tolist(), strict=True)
-        remembered = zip(
-            _contents(found), since[hits].tolist(), unsure[hits].tolist(), strict=True
-        )
-        for key, value in zip(keys, remembered, strict=True):
-            # Of two under one identity the one that came last is remembered longer.
-            if key not in seen or seen[key][1] <= value[1]:
-                seen[key] = value
-    return seen
 
 
 def _break_ties(

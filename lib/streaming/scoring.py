@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.detectors import engine
+from lib.detectors import deduplication
 from lib.detectors.account_state import fingerprints
-from lib.detectors.engine import Arrivals, Bucket
+from lib.detectors.engine import Arrivals, Bucket, Scored
 from lib.detectors.rules import THRESHOLDS, Thresholds
 from lib.detectors.vectorised_rules import Answers
 from lib.lake.tables import (
@@ -39,9 +39,9 @@ CONFLICT_DETAIL = "another record of this account came first under this event_id
 _STATUS = pa.array([NEW, DUPLICATE, CONFLICT, REJECTED, UNSURE])
 _CODE = {name: code for code, name in enumerate(_STATUS.to_pylist())}
 _OF_HISTORY = np.zeros(3, np.int64)
-_OF_HISTORY[engine.NEW] = _CODE[NEW]
-_OF_HISTORY[engine.DUPLICATE] = _CODE[DUPLICATE]
-_OF_HISTORY[engine.CONFLICT] = _CODE[CONFLICT]
+_OF_HISTORY[deduplication.NEW] = _CODE[NEW]
+_OF_HISTORY[deduplication.DUPLICATE] = _CODE[DUPLICATE]
+_OF_HISTORY[deduplication.CONFLICT] = _CODE[CONFLICT]
 
 INPUT = pa.schema(
     [
@@ -179,7 +179,7 @@ def judge(
         "status": status,
         **as_conflicts(pc.equal(status, CONFLICT), parsed.event),
     }
-    punctual = ~scored.answers.late & (scored.status == engine.NEW)
+    punctual = ~scored.answers.late & (scored.status == deduplication.NEW)
     ts = integers(_whole(event["ts"]))[punctual]
     return Judged(
         records=pa.table([columns[name] for name in JUDGED.names], schema=JUDGED),
@@ -291,7 +291,7 @@ def _arrivals(event: pa.Table) -> Arrivals:
     )
 
 
-def _corrections(scored: engine.Scored) -> pa.Table:
+def _corrections(scored: Scored) -> pa.Table:
     return pa.table(
         [
             pa.array(scored.event_id, pa.string()),

@@ -14,7 +14,8 @@ from dataclasses import fields
 import pandas as pd
 
 from lib.datagen.generator import Label
-from lib.detectors.engine import NEW, Bucket
+from lib.detectors.deduplication import NEW
+from lib.detectors.engine import Bucket
 from lib.detectors.rules import SECOND, THRESHOLDS, Thresholds
 from lib.events.card_event import Event
 from lib.verify.lateness_policy import arrivals

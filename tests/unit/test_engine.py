@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.detectors.account_state import fingerprints, identities
-from lib.detectors.engine import DUPLICATE, NEW, Bucket, Scored
+from lib.detectors.deduplication import DUPLICATE, NEW
+from lib.detectors.engine import Bucket, Scored
 from lib.detectors.ragged_arrays import first_at_least, overtaken, ranges
 from lib.detectors.rules import DAY, MINUTE, SECOND, THRESHOLDS, Answer, score_history
 from lib.events.card_event import Event

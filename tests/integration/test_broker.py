@@ -95,7 +95,7 @@ def test_broker_ends_with_its_owner(owners_home: Path, ending):
     kafka = psutil.Process(owner.said["pid"])
     guard = kafka.parent()
     assert str(owners_home) in " ".join(kafka.cmdline())
-    assert "guard.py" in " ".join(guard.cmdline())
+    assert "supervisor.py" in " ".join(guard.cmdline())
 
     ending(owner)
     owner.end()

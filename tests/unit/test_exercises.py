@@ -132,7 +132,7 @@ def once(_folder: Path) -> dict:
 
 
 def repair(_folder: Path) -> dict:
-    own = {"json": json, "time": time, "pd": pd, "events": card_event}
+    own = {"json": json, "time": time, "pd": pd, "card_event": card_event}
     (source,) = (cell.source for cell in cells("02_stream") if cell.id == "7")
     exec(source, own)
     return own

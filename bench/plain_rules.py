@@ -11,7 +11,8 @@ import pickle
 from bisect import insort
 from typing import Protocol
 
-from lib.detectors.rules import THRESHOLDS, amount, geo, velocity
+from lib.detectors.rules import amount, geo, velocity
+from lib.detectors.thresholds import THRESHOLDS
 from lib.events.card_event import Event, Rejection, mask_account, parse
 
 _KNOWN = "history"

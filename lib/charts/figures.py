@@ -7,22 +7,21 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
+from lib.detectors.rules import DETECTORS
 from lib.streaming.progress import STAGES
 
 # Okabe and Ito's palette, which the colour-blind can tell apart
 # (https://jfly.uni-koeln.de/color/). One meaning, one colour, everywhere.
 COLOURS = {
     "normal": "#999999",
-    "velocity": "#E69F00",
-    "geo": "#0072B2",
-    "amount": "#CC79A7",
+    **{detector.name: detector.colour for detector in DETECTORS},
     "good": "#009E73",
     "bad": "#D55E00",
     "throughput": "#0072B2",
     "latency": "#56B4E9",
     "accent": "#F0E442",
 }
-SYMBOLS = {"normal": "circle", "velocity": "diamond", "geo": "x", "amount": "star"}
+SYMBOLS = {"normal": "circle"} | {each.name: each.symbol for each in DETECTORS}
 """Colour is never the only sign of a pattern."""
 
 _STAGE_COLOURS = ("#56B4E9", "#0072B2", "#F0E442", "#E69F00", "#009E73", "#CC79A7")
@@ -107,7 +106,7 @@ def account_timeline(events: pd.DataFrame, title: str) -> go.Figure:
         title: what is to be seen.
     """
     made = figure(title, "event time", "account")
-    for pattern, colour in list(COLOURS.items())[:4]:
+    for pattern in SYMBOLS:
         rows = events[events["pattern"] == pattern]
         made.add_scatter(
             x=rows["ts"],
@@ -115,7 +114,7 @@ def account_timeline(events: pd.DataFrame, title: str) -> go.Figure:
             mode="markers",
             name=pattern,
             marker={
-                "color": colour,
+                "color": COLOURS[pattern],
                 "symbol": SYMBOLS[pattern],
                 "size": 6 if pattern == "normal" else 12,
                 "opacity": 0.5 if pattern == "normal" else 1,

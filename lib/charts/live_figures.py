@@ -6,9 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lib.charts.figures import COLOURS, SYMBOLS, figure
+from lib.detectors.rules import DETECTORS, NAMES
 
-DETECTORS = ("velocity", "geo", "amount")
-PATTERNS = {"velocity": "/", "geo": "x", "amount": "."}
 """A hatching per detector: colour is never the only sign."""
 
 
@@ -43,16 +42,16 @@ def alerts_over_time(alerts: pd.DataFrame, title: str) -> go.Figure:
     per = f"{width} s" if width < 60 else f"{width // 60} min"
     made = figure(title, "arrival in Kafka (UTC)", f"alerts per {per}")
     for detector in DETECTORS:
-        rows = alerts[alerts["detector"] == detector]
+        rows = alerts[alerts["detector"] == detector.name]
         made.add_bar(
             x=rows["at"],
             y=rows["alerts"],
             width=width * 1000 * 0.9,
             offset=0,
-            name=detector,
+            name=detector.name,
             marker={
-                "color": COLOURS[detector],
-                "pattern": {"shape": PATTERNS[detector], "fillmode": "overlay"},
+                "color": detector.colour,
+                "pattern": {"shape": detector.hatch, "fillmode": "overlay"},
             },
         )
     made.update_layout(barmode="stack")
@@ -113,7 +112,7 @@ def account_history(points: pd.DataFrame, title: str) -> go.Figure:
         line={"color": COLOURS["latency"], "dash": "dot"},
         name="mean of 30 days before",
     )
-    for pattern in ("normal", *DETECTORS):
+    for pattern in ("normal", *NAMES):
         rows = points[points["pattern"] == pattern]
         made.add_scatter(
             x=rows["ts"],

@@ -9,6 +9,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from lib.dashboard.model import ROW_COLUMNS, Row, shortened
+from lib.detectors.rules import NAMES
 from lib.lake.follower import NoTable, rows_of
 from lib.lake.tables import SCORED, TRANSACTIONS
 from lib.settings import Settings
@@ -16,7 +17,7 @@ from lib.settings import Settings
 HISTORY_ROWS = 500
 TOP = 10
 GOLD = "gold/dim_account"
-_ALERTS = ("velocity_alerts", "geo_alerts", "amount_alerts")
+_ALERTS = tuple(f"{name}_alerts" for name in NAMES)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-DETECTORS = ("velocity", "geo", "amount")
+from lib.detectors.rules import NAMES
+
 TALLY_COLUMNS = (
     "account_id",
     "country",
     "late",
-    *(f"is_{name}" for name in DETECTORS),
+    *(f"is_{name}" for name in NAMES),
     "revision",
     "kafka_timestamp",
 )
@@ -39,7 +41,7 @@ class Tally:
         flagged: rows on which at least one fires.
         countries: country → rows.
         flagged_countries: country → rows on which at least one detector fires.
-        accounts: account → alerts in the order of DETECTORS, for accounts that have
+        accounts: account → alerts in the order of NAMES, for accounts that have
             one; a list, because a million rows can flag tens of thousands of them.
         slots: (slot, detector) → alerts; a slot is Kafka time // SLOT_SECONDS.
     """
@@ -60,7 +62,7 @@ class Tally:
         self.late += sign * _true(rows["late"])
         self.revised += sign * _true(pc.greater(rows["revision"], 0))
         _count(self.countries, rows["country"], sign)
-        hit = pc.or_(pc.or_(rows["is_velocity"], rows["is_geo"]), rows["is_amount"])
+        hit = reduce(pc.or_, (rows[f"is_{name}"] for name in NAMES))
         flagged = rows.filter(hit)
         self.flagged += sign * flagged.num_rows
         if not flagged.num_rows:
@@ -69,16 +71,16 @@ class Tally:
         micros = flagged["kafka_timestamp"].cast(pa.int64())
         slots = micros.to_numpy() // (SLOT_SECONDS * 1_000_000)
         ids = flagged["account_id"].to_pylist()
-        for number, detector in enumerate(DETECTORS):
+        for number, detector in enumerate(NAMES):
             fires = flagged[f"is_{detector}"].to_numpy().nonzero()[0]
             self.alerts[detector] += sign * len(fires)
             for at in fires.tolist():
                 self.slots[int(slots[at]), detector] += sign
-                self.accounts.setdefault(ids[at], [0, 0, 0])[number] += sign
+                self.accounts.setdefault(ids[at], [0] * len(NAMES))[number] += sign
         self._trim()
 
     def _trim(self) -> None:
-        if len(self.slots) <= 2 * SLOTS * len(DETECTORS):
+        if len(self.slots) <= 2 * SLOTS * len(NAMES):
             return
         oldest = max(slot for slot, _ in self.slots) - SLOTS
         self.slots = Counter({k: n for k, n in self.slots.items() if k[0] > oldest})

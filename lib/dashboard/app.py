@@ -9,10 +9,10 @@ import streamlit as st
 
 from lib.charts import live_figures
 from lib.dashboard import markup, view
-from lib.dashboard.aggregates import DETECTORS
 from lib.dashboard.escaping import for_markdown
 from lib.dashboard.health import NOT_ASKED, Health, age_text, clock_text
 from lib.dashboard.reader import Live, Reader
+from lib.detectors.rules import NAMES
 from lib.events import iso_codes
 from lib.events.card_event import mask_accounts
 from lib.lake.follower import NoTable
@@ -93,7 +93,7 @@ def _controls() -> tuple[view.Filters, bool]:
     # In the address, so that a filtered page can be sent to a colleague.
     with detectors:
         chosen = st.multiselect(
-            "Detectors", DETECTORS, key="detectors", bind="query-params"
+            "Detectors", NAMES, key="detectors", bind="query-params"
         )
     with countries:
         wanted = st.multiselect(
@@ -182,7 +182,7 @@ def _rates(reader: Reader) -> None:
 
 def _charts(reader: Reader) -> None:
     alerts = reader.alerts()
-    counts = ", ".join(f"{alerts.totals[d]:,} {d}" for d in DETECTORS)
+    counts = ", ".join(f"{alerts.totals[d]:,} {d}" for d in NAMES)
     _chart(
         live_figures.alerts_over_time(alerts.over_time, f"Alerts: {counts}"), "alerts"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.dashboard.aggregates import (
-    DETECTORS,
     TALLY_COLUMNS,
     Histogram,
     LastMinute,
     Tally,
 )
+from lib.detectors.detector import Detector
+from lib.detectors.rules import DETECTORS
 from lib.lake.follower import Commit, File, Follower, NoTable, Snapshot, concat
+from lib.lake.tables import SCHEMAS, SCORED
 
 NEWEST = 2_000
 ALERTS = 1_000
@@ -27,29 +29,7 @@ ALERTS = 1_000
 TEXT_LENGTH = 1_000
 """Characters of a merchant's name that are kept: a name may be as long as a record."""
 
-ROW_COLUMNS = (
-    "event_id",
-    "account_id",
-    "ts",
-    "merchant",
-    "country",
-    "amount",
-    "currency",
-    "late",
-    "is_velocity",
-    "velocity_count",
-    "is_geo",
-    "prev_country",
-    "gap_seconds",
-    "is_amount",
-    "z",
-    "baseline_n",
-    "baseline_mean",
-    "baseline_stddev",
-    "revision",
-    "kafka_timestamp",
-    "scored_at",
-)
+ROW_COLUMNS = tuple(SCHEMAS[SCORED].names)
 _ID, _TIME = pa.string(), pa.timestamp("us")
 _EMPTY = pa.table(
     {
@@ -61,42 +41,35 @@ _EMPTY = pa.table(
 PERCENTILES = (50.0, 95.0, 99.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One scored event, as the table has it, and when it became visible.
+class _Fired:
+    """What `Row` says beyond its columns."""
 
-    Attributes:
-        visible_ms: timestamp of the commit that made it visible, milliseconds since
-            the epoch; None if that is not known any more.
-    """
+    __slots__ = ()
 
-    event_id: str
-    account_id: str
-    ts: datetime
-    merchant: str
-    country: str
-    amount: object
-    currency: str
-    late: bool
-    is_velocity: bool
-    velocity_count: int | None
-    is_geo: bool
-    prev_country: str | None
-    gap_seconds: float | None
-    is_amount: bool
-    z: float | None
-    baseline_n: int | None
-    baseline_mean: float | None
-    baseline_stddev: float | None
-    revision: int
-    kafka_timestamp: datetime
-    scored_at: datetime
-    visible_ms: int | None = None
+    @property
+    def fired(self) -> tuple[Detector, ...]:
+        """The detectors that fire on it."""
+        return tuple(d for d in DETECTORS if getattr(self, f"is_{d.name}"))
 
     @property
     def detectors(self) -> tuple[str, ...]:
-        """The detectors that fire on it."""
-        return tuple(d for d in DETECTORS if getattr(self, f"is_{d}"))
+        """Their names."""
+        return tuple(detector.name for detector in self.fired)
+
+
+Row = make_dataclass(
+    "Row",
+    [*ROW_COLUMNS, ("visible_ms", "int | None", None)],
+    bases=(_Fired,),
+    frozen=True,
+    slots=True,
+)
+Row.__doc__ = """One scored event, as the table has it, and when it became visible.
+
+Attributes:
+    visible_ms: timestamp of the commit that made it visible, milliseconds since the
+        epoch; None if that is not known any more.
+"""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lib.dashboard.view import (
     feed,
     top_accounts,
 )
-from lib.detectors.rules import THRESHOLDS
+from lib.detectors.thresholds import THRESHOLDS
 from lib.lake.follower import NoTable, Unreadable
 from lib.lake.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
 from lib.settings import Settings

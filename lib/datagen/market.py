@@ -50,6 +50,7 @@ from lib.datagen.purchases import (
     whole_units,
 )
 from lib.detectors import rules
+from lib.detectors.thresholds import SECOND
 from lib.events.card_event import Event, parse
 
 NAME = "market"
@@ -156,7 +157,7 @@ def alerts(lines: Sequence[str]) -> list[Label]:
     twice.
     """
     histories: dict[str, list[Event]] = defaultdict(list)
-    kafka_us = int(END.timestamp()) * rules.SECOND
+    kafka_us = int(END.timestamp()) * SECOND
     for line in lines:
         event = parse(line.encode("utf-8", "surrogateescape"), kafka_us)
         if isinstance(event, Event):

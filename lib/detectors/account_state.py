@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from lib.detectors.rules import Thresholds
+from lib.detectors.thresholds import Thresholds
 
 NEVER = -(2**63)  # a time before all times, in µs
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lib.detectors.account_state import NEVER, Rows, State
-from lib.detectors.rules import Thresholds
+from lib.detectors.thresholds import Thresholds
 
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
 LATE, UNSURE = 3, 4

@@ -27,7 +27,7 @@ from lib.detectors.deduplication import (
     admit,
 )
 from lib.detectors.ragged_arrays import first_at_least, overtaken, ranges
-from lib.detectors.rules import THRESHOLDS, Thresholds
+from lib.detectors.thresholds import THRESHOLDS, Thresholds
 from lib.detectors.vectorised_rules import Answers, answer_places
 
 _STATUS = np.array([NEW, DUPLICATE, CONFLICT, NEW, NEW], np.int8)

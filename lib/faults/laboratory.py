@@ -21,7 +21,7 @@ from queue import Empty, Queue
 from threading import Thread
 
 from lib.datagen.generator import generate
-from lib.detectors.rules import MINUTE
+from lib.detectors.thresholds import MINUTE
 from lib.errors import FraudError
 from lib.events.card_event import Event, parse, to_json
 from lib.kafka.broker import Broker

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lib.detectors.rules import COLUMNS
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
@@ -50,19 +52,16 @@ EVENT = pa.schema(
 )
 """An event's fields."""
 
+_KINDS = {
+    "bool": pa.bool_(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+}
 ANSWERS = pa.schema(
     {
         "late": pa.bool_(),
-        "is_velocity": pa.bool_(),
-        "velocity_count": pa.int64(),
-        "is_geo": pa.bool_(),
-        "prev_country": pa.string(),
-        "gap_seconds": pa.float64(),
-        "is_amount": pa.bool_(),
-        "z": pa.float64(),
-        "baseline_n": pa.int64(),
-        "baseline_mean": pa.float64(),
-        "baseline_stddev": pa.float64(),
+        **{column.name: _KINDS[column.kind] for column in COLUMNS},
         "revision": pa.int64(),
     }
 )

@@ -27,7 +27,7 @@ from pyspark.sql.streaming.stateful_processor import (
 )
 
 from lib.detectors.account_state import NEVER, last_seen, newest_of
-from lib.detectors.rules import THRESHOLDS
+from lib.detectors.thresholds import THRESHOLDS
 from lib.lake.tables import UNSURE, table_rows
 from lib.lake.writer import DataFile
 from lib.streaming import state_expiry

@@ -26,7 +26,7 @@ from pyspark.sql import functions as F
 
 from lib.detectors import account_state
 from lib.detectors.account_state import NEVER, Rows, State
-from lib.detectors.rules import THRESHOLDS, Thresholds
+from lib.detectors.thresholds import THRESHOLDS, Thresholds
 from lib.errors import FraudError
 from lib.kafka.clients import end_offsets
 from lib.lake.tables import (

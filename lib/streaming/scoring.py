@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from lib.detectors import deduplication
 from lib.detectors.account_state import fingerprints
 from lib.detectors.engine import Arrivals, Bucket, Scored
-from lib.detectors.rules import THRESHOLDS, Thresholds
+from lib.detectors.rules import COLUMNS
+from lib.detectors.thresholds import THRESHOLDS, Thresholds
 from lib.detectors.vectorised_rules import Answers
 from lib.lake.tables import (
     ANSWERS,
@@ -306,11 +307,12 @@ def _corrections(scored: Scored) -> pa.Table:
 def _answer_arrays(answers: Answers) -> list[pa.Array]:
     """The answer columns; -1 and NaN become null where they stand for it."""
     arrays = []
+    kinds = dict(COLUMNS)
     for field in ANSWERS:
         values, null = getattr(answers, field.name), None
-        if field.name in ("velocity_count", "baseline_n"):
+        if kinds.get(field.name) == "int64":
             null = values < 0
-        elif pa.types.is_floating(field.type):
+        elif kinds.get(field.name) == "float64":
             null = np.isnan(values)
         arrays.append(pa.array(values, field.type, mask=null))
     return arrays

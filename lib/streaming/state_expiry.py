@@ -13,7 +13,7 @@ from typing import Protocol
 from zlib import crc32
 
 from lib.detectors.account_state import last_seen
-from lib.detectors.rules import DAY, THRESHOLDS, Thresholds
+from lib.detectors.thresholds import DAY, THRESHOLDS, Thresholds
 
 WEEK = 7 * DAY
 SHARDS = 64

@@ -16,11 +16,11 @@ import pandas as pd
 from lib.datagen.generator import Label
 from lib.detectors.deduplication import NEW
 from lib.detectors.engine import Bucket
-from lib.detectors.rules import SECOND, THRESHOLDS, Thresholds
+from lib.detectors.rules import NAMES
+from lib.detectors.thresholds import SECOND, THRESHOLDS, Thresholds
 from lib.events.card_event import Event
 from lib.verify.lateness_policy import arrivals
 
-DETECTORS = ("velocity", "geo", "amount")
 IDENTITY = ["account_id", "event_id"]
 AIMED_AT = {"velocity": "card_testing", "geo": "cloned_card", "amount": "outlier"}
 """The theft of `lib.datagen.market` that each rule is for."""
@@ -72,7 +72,7 @@ def confusion(rows: pd.DataFrame) -> pd.DataFrame:
         misses), null where nothing was flagged or there is nothing to find.
     """
     counts = {}
-    for name in DETECTORS:
+    for name in NAMES:
         fired = rows[f"is_{name}"].astype(bool)
         true = (rows["pattern"] == name) & (rows["role"] == "alert")
         counts[name] = {
@@ -105,8 +105,8 @@ def against_fraud(rows: pd.DataFrame) -> pd.DataFrame:
         Null where it would be a share of nothing.
     """
     fraud = rows["role"] == "fraud"
-    fired = {name: rows[f"is_{name}"].astype(bool) for name in DETECTORS}
-    sought = {name: fraud & (rows["pattern"] == AIMED_AT[name]) for name in DETECTORS}
+    fired = {name: rows[f"is_{name}"].astype(bool) for name in NAMES}
+    sought = {name: fraud & (rows["pattern"] == AIMED_AT[name]) for name in NAMES}
     fired["any"], sought["any"] = any_rule(rows), fraud
     table = {
         name: {
@@ -123,7 +123,7 @@ def against_fraud(rows: pd.DataFrame) -> pd.DataFrame:
 
 def any_rule(rows: pd.DataFrame) -> pd.Series:
     """Whether at least one detector flags the event."""
-    return rows[[f"is_{name}" for name in DETECTORS]].any(axis=1)
+    return rows[[f"is_{name}" for name in NAMES]].any(axis=1)
 
 
 def over_seeds(tables: dict[int, pd.DataFrame]) -> pd.DataFrame:

@@ -18,7 +18,8 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from lib.detectors.rules import THRESHOLDS, Answer, Thresholds, score_history
+from lib.detectors.rules import Answer, score_history
+from lib.detectors.thresholds import THRESHOLDS, Thresholds
 from lib.events.card_event import Event, Rejection, parse
 from lib.kafka.clients import begin_offsets, committed_records, end_offsets
 from lib.lake.data_files import scan

@@ -9,7 +9,7 @@ import numpy as np
 from lib.detectors.account_state import fingerprints
 from lib.detectors.deduplication import CONFLICT, DUPLICATE, NEW
 from lib.detectors.engine import Arrivals, Bucket
-from lib.detectors.rules import Thresholds
+from lib.detectors.thresholds import Thresholds
 from lib.events.card_event import Event, Rejection, parse
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lib.detectors.rules import SECOND, THRESHOLDS, Thresholds
+from lib.detectors.thresholds import SECOND, THRESHOLDS, Thresholds
 from lib.lake.tables import ANSWERS, IDENTITY, SCORED, TRANSACTIONS
 from lib.settings import Settings
 from lib.streaming.session import read_table

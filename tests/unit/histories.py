@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lib.detectors.account_state import fingerprints
 from lib.detectors.deduplication import CONFLICT, DUPLICATE, NEW
 from lib.detectors.engine import Arrivals, Bucket
-from lib.detectors.rules import DAY, MINUTE, SECOND, THRESHOLDS, Answer, Thresholds
+from lib.detectors.rules import Answer
+from lib.detectors.thresholds import DAY, MINUTE, SECOND, THRESHOLDS, Thresholds
 from lib.detectors.vectorised_rules import Answers
 from lib.events.card_event import Event
 

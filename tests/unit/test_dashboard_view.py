@@ -18,11 +18,13 @@ from lib.cli.demo import feed_line
 from lib.dashboard import app, health, markup, view
 from lib.dashboard.accounts import at_risk, history
 from lib.dashboard.health import Health, TopicEnds, committed_offsets, look
-from lib.dashboard.masking import Tokens, duration, reason
+from lib.dashboard.masking import Tokens, reason
 from lib.dashboard.model import Row, ScoredModel
 from lib.dashboard.reader import Reader
 from lib.dashboard.row_counts import Books, Bronze, Counted, Verdict
 from lib.dashboard.view import Filters
+from lib.detectors.geo import duration
+from lib.detectors.rules import DETECTORS
 from lib.settings import Settings
 from lib.streaming.heartbeat import RUNNING, Heartbeat
 from tests.unit.scored_lake import append, event, merge, settings_of, write
@@ -142,7 +144,9 @@ def test_tokens_are_bounded(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_reasons_in_words(changes: dict, detector: str, words: str):
-    assert reason(row(**changes), detector) == words
+    (fires,) = (each for each in DETECTORS if each.name == detector)
+
+    assert reason(row(**changes), fires) == words
 
 
 @pytest.mark.parametrize(

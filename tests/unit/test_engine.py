@@ -15,7 +15,8 @@ from lib.detectors.account_state import fingerprints, identities
 from lib.detectors.deduplication import DUPLICATE, NEW
 from lib.detectors.engine import Bucket, Scored
 from lib.detectors.ragged_arrays import first_at_least, overtaken, ranges
-from lib.detectors.rules import DAY, MINUTE, SECOND, THRESHOLDS, Answer, score_history
+from lib.detectors.rules import Answer, score_history
+from lib.detectors.thresholds import DAY, MINUTE, SECOND, THRESHOLDS
 from lib.events.card_event import Event
 from tests.unit.histories import START, STATUS, answer_at, arrivals, event, records
 from tests.unit.reference import reference_scores

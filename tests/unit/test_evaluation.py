@@ -9,7 +9,8 @@ import pytest
 
 from lib.datagen import generator, market
 from lib.datagen.generator import Label
-from lib.detectors.rules import SECOND, score_history
+from lib.detectors.rules import NAMES, score_history
+from lib.detectors.thresholds import SECOND
 from lib.verify import evaluation
 from tests.unit.histories import START, event
 
@@ -19,7 +20,7 @@ def flags(*rows: tuple[str, int, str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["event_id", "seconds", "fires"])
     frame["account_id"] = "ACCT_1"
     frame["ts_us"] = START + frame["seconds"] * SECOND
-    for name in evaluation.DETECTORS:
+    for name in NAMES:
         frame[f"is_{name}"] = frame["fires"] == name
     return frame.drop(columns=["seconds", "fires"])
 

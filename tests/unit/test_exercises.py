@@ -24,7 +24,7 @@ import pytest
 from docs.figures import walkthrough
 from docs.figures.walkthrough import CHECK, solutions
 from lib.datagen import generator
-from lib.detectors.rules import MINUTE, SECOND
+from lib.detectors.thresholds import MINUTE, SECOND
 from lib.events import card_event
 from lib.streaming.progress import percentiles
 from lib.verify import evaluation

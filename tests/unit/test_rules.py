@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 
-from lib.detectors.rules import DAY, MINUTE, SECOND, Answer, Thresholds, score_history
+from lib.detectors.rules import Answer, score_history
+from lib.detectors.thresholds import DAY, MINUTE, SECOND, Thresholds
 from lib.events.card_event import Event
 from tests.unit.histories import START, engine_scores, event, records
 from tests.unit.reference import reference_scores

@@ -8,7 +8,7 @@ from random import Random
 import pyarrow as pa
 import pytest
 
-from lib.detectors.rules import SECOND
+from lib.detectors.thresholds import SECOND
 from lib.events.card_event import to_json
 from lib.streaming.scoring import INPUT, fold, judge, parse
 from tests.unit.histories import START, event

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lib.detectors.account_state import last_seen
 from lib.detectors.engine import Bucket
-from lib.detectors.rules import DAY, THRESHOLDS
+from lib.detectors.thresholds import DAY, THRESHOLDS
 from lib.streaming import state_expiry
 from tests.unit.histories import START, arrivals, event
 

@@ -16,8 +16,6 @@ _SCORES = (("amount", "circle"), ("throughput", "diamond"), ("velocity", "x"))
 _LIMIT_MARGIN = 125
 """Pixels: room for the name of a limit."""
 
-_HISTORIES = ("latency", "throughput", "velocity", "amount", "good", "bad")
-
 
 def limit(made: go.Figure, value: float, text: str) -> go.Figure:
     """The figure with a dashed line across it at a rule's limit, named in the margin:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from unittest.mock import patch
 
 import pyspark
 
@@ -28,6 +27,7 @@ from lib.errors import FraudError
 from lib.settings import Settings
 from lib.setup.jars import class_path
 from lib.setup.java import Java
+from lib.system.temporary import environment
 
 FOLDER = Path(sys.prefix) / "archive"
 """Beside the packages, whose jars are part of what an archive depends on."""
@@ -145,5 +145,5 @@ def _all_noting(draft: Path, base: Path | None) -> Iterator[None]:
     """Any JVM that starts in this block does so. Those that end first, a launcher say,
     are overwritten by the one that is meant."""
     words = " ".join(f'"{word}"' for word in _noting(draft, base))
-    with patch.dict(os.environ, {"JDK_JAVA_OPTIONS": words}):
+    with environment({"JDK_JAVA_OPTIONS": words}):
         yield

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
 
 from py4j.protocol import Py4JError
 from pyspark import java_gateway
@@ -35,6 +34,7 @@ from lib.system.environment import (
     on_this_machine,
     spark_home,
 )
+from lib.system.temporary import attribute, environment
 
 SHUFFLE_PARTITIONS = 4
 """Tasks of a shuffle at most, and so the number of state stores of a stateful query; on
@@ -114,7 +114,7 @@ def spark_session(
         for key, value in properties.items():
             builder = builder.config(key, value)
         # Only while the JVM starts: a process started later shall find its own Java.
-        with patch.dict(os.environ, variables), _pushed_home(settings):
+        with environment(variables), _pushed_home(settings):
             try:
                 spark = builder.getOrCreate()
             except (PySparkException, OSError) as error:
@@ -150,8 +150,8 @@ def handed_over(started: Callable[[subprocess.Popen], None]) -> Iterator[None]:
 
     deaf = SimpleNamespace(signal=lambda *_: None, SIGINT=signal.SIGINT)
     with (
-        patch.object(java_gateway, "Popen", Announced),
-        patch.object(context, "signal", deaf),
+        attribute(java_gateway, "Popen", Announced),
+        attribute(context, "signal", deaf),
     ):
         yield
 

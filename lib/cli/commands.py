@@ -61,7 +61,7 @@ class _NoReaderError(Exception):
 
 # -- commands -------------------------------------------------------------------
 # Each returns (exit code, result). Imports stay inside: `generate` needs no JVM, and
-# `--help` shall be instant.
+# `--help` answers at once.
 
 
 def _generate(arguments, _settings: Settings, stop: Stop):

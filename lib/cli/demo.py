@@ -25,7 +25,7 @@ from lib.settings import Settings
 from lib.streaming.progress import rolling_rate
 from lib.streaming.runner import Pipeline, pipeline
 from lib.system.signals import Stop
-from lib.verify.reconciliation import Books, reconcile
+from lib.verify.reconciliation import Reconciliation, reconcile
 
 FEED_SECONDS = 1.5
 FEED_ROWS = 8
@@ -58,7 +58,7 @@ def demo(
     begun = time.monotonic()
     feed = _Feed(settings)
     ensure_topic(settings, bootstrap)
-    # Before the stream: a query's first batch is its slowest, and shall not be empty.
+    # Before the stream: a query's first batch is its slowest, and must not be empty.
     traffic = Traffic(settings, bootstrap, plan).start()
     try:
         with pipeline(spark, settings, bootstrap) as running:
@@ -88,7 +88,7 @@ def demo(
     }
 
 
-def books_table(books: Books) -> list[str]:
+def books_table(books: Reconciliation) -> list[str]:
     """The reconciliation as lines of a table."""
     n = books.counts
     rows = [

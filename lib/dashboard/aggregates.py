@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from lib.detectors.rules import NAMES
 
-TALLY_COLUMNS = (
+SUMMED_COLUMNS = (
     "account_id",
     "country",
     "late",
@@ -30,7 +30,7 @@ SLOTS = 6 * 360
 
 
 @dataclass
-class Tally:
+class Sums:
     """Counts over the rows of silver/scored.
 
     Attributes:
@@ -57,7 +57,7 @@ class Tally:
     slots: Counter = field(default_factory=Counter)
 
     def add(self, rows: pa.Table, sign: int = 1) -> None:
-        """Count rows with TALLY_COLUMNS; ``sign`` −1 takes them back."""
+        """Count rows with SUMMED_COLUMNS; ``sign`` −1 takes them back."""
         self.rows += sign * rows.num_rows
         self.late += sign * _true(rows["late"])
         self.revised += sign * _true(pc.greater(rows["revision"], 0))

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lib.dashboard.aggregates import (
-    TALLY_COLUMNS,
+    SUMMED_COLUMNS,
     Histogram,
     LastMinute,
-    Tally,
+    Sums,
 )
 from lib.detectors.detector import Detector
 from lib.detectors.rules import DETECTORS
@@ -91,7 +91,7 @@ class ScoredModel:
     """silver/scored in bounded memory.
 
     Attributes:
-        tally: sums over all rows.
+        sums: sums over all rows.
         follower: the table's follower.
     """
 
@@ -146,7 +146,7 @@ class ScoredModel:
     # -- taking in --------------------------------------------------------------
 
     def _clear(self) -> None:
-        self.tally = Tally()
+        self.sums = Sums()
         self._latencies = Histogram()
         self._minute = LastMinute()
         self._newest: OrderedDict[tuple[str, str], Row] = OrderedDict()
@@ -155,8 +155,8 @@ class ScoredModel:
     def _load(self, snapshot: Snapshot) -> None:
         self._clear()
         for file in snapshot.files:
-            for rows in self.follower.read(file, TALLY_COLUMNS):
-                self.tally.add(rows)
+            for rows in self.follower.read(file, SUMMED_COLUMNS):
+                self.sums.add(rows)
         self._show(_newest_rows(self.follower, snapshot.files), None)
 
     def _apply(self, commit: Commit) -> None:
@@ -182,7 +182,7 @@ class ScoredModel:
         times, shown = [], _EMPTY
         for file in commit.added:
             for rows in map(shortened, self.follower.read(file, ROW_COLUMNS)):
-                self.tally.add(rows)
+                self.sums.add(rows)
                 times.append(rows["kafka_timestamp"])
                 shown = concat([shown, _largest(rows, NEWEST)], _EMPTY)
             shown = _largest(shown, NEWEST) if shown.num_rows > NEWEST else shown
@@ -205,7 +205,7 @@ class ScoredModel:
         """
         pieces = []
         for rows in map(shortened, self.follower.read(file, ROW_COLUMNS)):
-            self.tally.add(rows)
+            self.sums.add(rows)
             pieces.append(rows.filter(pc.equal(rows["scored_at"], latest)))
         return concat(pieces, _EMPTY)
 
@@ -213,8 +213,8 @@ class ScoredModel:
         """Subtract the removed files; returns which written events stood in them."""
         known = set()
         for file in commit.removed:
-            for rows in self.follower.read(file, ("event_id", *TALLY_COLUMNS)):
-                self.tally.add(rows, -1)
+            for rows in self.follower.read(file, ("event_id", *SUMMED_COLUMNS)):
+                self.sums.add(rows, -1)
                 same = pc.is_in(rows["event_id"], written["event_id"].combine_chunks())
                 rows = rows.filter(same)
                 ids = rows["account_id"].to_pylist(), rows["event_id"].to_pylist()

@@ -16,7 +16,7 @@ from lib.dashboard.accounts import AtRisk, at_risk, history
 from lib.dashboard.health import Health, TopicEnds, look
 from lib.dashboard.masking import Tokens
 from lib.dashboard.model import Latency, ScoredModel
-from lib.dashboard.row_counts import Books, Bronze, Counted, Verdict
+from lib.dashboard.row_counts import Bronze, Counted, RowCounts, Verdict
 from lib.dashboard.view import (
     AccountPage,
     Entry,
@@ -103,7 +103,7 @@ class Reader:
         self._trouble = "reading the lake …"
         self._unread = ""  # why the counts of another table can't be trusted
         self._health: Health | None = None
-        self._books: tuple[Books, str] | None = None
+        self._books: tuple[RowCounts, str] | None = None
         self._gold: AtRisk | None = None
         self._next_health = self._next_gold = 0.0
         self._end = threading.Event()
@@ -159,27 +159,27 @@ class Reader:
                 ),
                 rates=scored.rates(now),
                 latency=scored.latency(now),
-                rows=scored.tally.rows,
-                flagged=scored.tally.flagged,
+                rows=scored.sums.rows,
+                flagged=scored.sums.flagged,
                 trouble=self._trouble or self._unread,
             )
 
     def alerts(self) -> Alerts:
         """Alerts over time, by country and by account."""
         with self._lock:
-            tally = self._scored.tally
+            sums = self._scored.sums
             return Alerts(
-                totals=Counter(tally.alerts),
-                over_time=alerts_over_time(tally.slots),
-                countries=by_country(tally.countries, tally.flagged_countries),
-                accounts=top_accounts(tally.accounts, self.tokens),
+                totals=Counter(sums.alerts),
+                over_time=alerts_over_time(sums.slots),
+                countries=by_country(sums.countries, sums.flagged_countries),
+                accounts=top_accounts(sums.accounts, self.tokens),
             )
 
     def health(self) -> Health | None:
         """The stream's health; None before the first look."""
         return self._health
 
-    def books(self) -> tuple[Books, str] | None:
+    def books(self) -> tuple[RowCounts, str] | None:
         """The counts and the verdict; None before the first look."""
         return self._books
 
@@ -236,12 +236,12 @@ class Reader:
                 continue  # it counts as empty
         self._unread = unread
         health = look(self.settings, self._ends, time.time())
-        books = Books(
+        books = RowCounts(
             committed=self._bronze.committed(health.committed),
             bronze=self._bronze.rows,
             transactions=self._transactions.rows,
             quarantine=self._quarantine.rows,
-            scored=self._scored.tally.rows,
+            scored=self._scored.sums.rows,
             behind=health.behind,
             catching_up=health.catching_up,
         )

@@ -102,7 +102,7 @@ def _columns(table: pa.Table, *names: str) -> list[list]:
 
 
 @dataclass(frozen=True)
-class Books:
+class RowCounts:
     """The lake's counts at one moment, read table by table while the stream writes.
 
     Attributes:
@@ -168,10 +168,10 @@ class Verdict:
     PATIENCE_SECONDS = 10.0
 
     def __init__(self) -> None:
-        self._last: Books | None = None
+        self._last: RowCounts | None = None
         self._since = 0.0
 
-    def judge(self, books: Books, now: float) -> str:
+    def judge(self, books: RowCounts, now: float) -> str:
         """``balanced``, ``under way``, ``not balanced``, or ``to be reconciled``: then
         there are offsets of which only Kafka knows whether a record is missing.
 

@@ -158,7 +158,7 @@ def alerts_over_time(slots: Counter) -> pd.DataFrame:
     """Alerts per detector over time, in slots wide enough to be few.
 
     Args:
-        slots: (slot, detector) → alerts, see ``aggregates.Tally``.
+        slots: (slot, detector) → alerts, see ``aggregates.Sums``.
 
     Returns:
         columns ``at`` (UTC, start of the slot), ``detector``, ``alerts``,

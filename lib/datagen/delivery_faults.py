@@ -28,7 +28,7 @@ class Shares(NamedTuple):
     conflicts: float = 0.0
 
 
-class Sent(NamedTuple):
+class Delivered(NamedTuple):
     """Lines in arrival order; late and out_of_order are places among the events."""
 
     lines: list[str]
@@ -50,7 +50,7 @@ class Times(NamedTuple):
 
 def send(
     rng: np.random.Generator, rows: np.ndarray, events: list[Event], shares: Shares
-) -> Sent:
+) -> Delivered:
     """Lines for these events (rows and events by account and time), as they arrive."""
     times = arrival_times(rng, rows, shares)
     wanted = Shares(*(round(len(rows) * share) for share in shares))
@@ -71,7 +71,7 @@ def send(
         np.concatenate([times.at_ms, at_ms]),
         np.concatenate([times.turn, np.zeros(len(sources), "i8")]),
     )
-    return Sent(
+    return Delivered(
         lines=[lines[place] for place in order.tolist()],
         late=times.late,
         out_of_order=times.out_of_order,

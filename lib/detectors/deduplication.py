@@ -13,9 +13,9 @@ import numpy as np
 from lib.detectors.account_state import NEVER, Rows, State
 from lib.detectors.thresholds import Thresholds
 
-NEW, DUPLICATE, CONFLICT = 0, 1, 2
-LATE, UNSURE = 3, 4
-"""Verdicts on new events that are not scored. UNSURE: the state does not go back so
+NEW_CODE, DUPLICATE_CODE, CONFLICT_CODE = 0, 1, 2
+LATE_CODE, UNSURE_CODE = 3, 4
+"""Verdicts on new events that are not scored. Unsure: the state does not go back so
 far, only the table can say whether the event came before."""
 
 NOBODY = -1
@@ -61,19 +61,19 @@ def admit(
         # seen what was evicted.
         blind = known_from[account] + (unseen_us if clock == NEVER else 0)
         if first is not None and not unsure:
-            verdict = DUPLICATE if first == content else CONFLICT
+            verdict = DUPLICATE_CODE if first == content else CONFLICT_CODE
         elif first is not None or ts < max(clock - rules.retention_us, blind):
-            verdict = UNSURE
+            verdict = UNSURE_CODE
             clock = max(clock, known_from[account] + rules.retention_us)
         elif ts < clock - rules.lateness_us:
-            verdict = LATE
+            verdict = LATE_CODE
         else:
-            verdict, clock = NEW, max(clock, ts)
+            verdict, clock = NEW_CODE, max(clock, ts)
             newest[account] = clock
         if first is None:
-            remembered = ts if verdict == NEW else clock
-            seen[account, identity] = content, remembered, verdict == UNSURE
-        elif verdict == UNSURE:
+            remembered = ts if verdict == NEW_CODE else clock
+            seen[account, identity] = content, remembered, verdict == UNSURE_CODE
+        elif verdict == UNSURE_CODE:
             account = NOBODY  # it is remembered already
         verdicts.append(verdict)
         accounts.append(account)

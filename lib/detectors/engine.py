@@ -18,19 +18,21 @@ import numpy as np
 from lib.detectors import account_state as codec
 from lib.detectors.account_state import NEVER, Rows, State
 from lib.detectors.deduplication import (
-    CONFLICT,
-    DUPLICATE,
-    LATE,
-    NEW,
+    CONFLICT_CODE,
+    DUPLICATE_CODE,
+    LATE_CODE,
+    NEW_CODE,
     NOBODY,
-    UNSURE,
+    UNSURE_CODE,
     admit,
 )
 from lib.detectors.ragged_arrays import first_at_least, overtaken, ranges
 from lib.detectors.thresholds import THRESHOLDS, Thresholds
 from lib.detectors.vectorised_rules import Answers, answer_places
 
-_STATUS = np.array([NEW, DUPLICATE, CONFLICT, NEW, NEW], np.int8)
+_STATUS = np.array(
+    [NEW_CODE, DUPLICATE_CODE, CONFLICT_CODE, NEW_CODE, NEW_CODE], np.int8
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Arrivals:
 class Scored:
     """What one batch says, as columns.
 
-    Per arrival (n): `status` int8 (NEW, DUPLICATE, CONFLICT), `check_table` bool and
+    Per arrival (n): `status` int8 (new, duplicate, conflict), `check_table` bool and
     `answers`. With `check_table` the bucket cannot know whether it met the identity
     before: the table says what the record is, and if it is new, then it is late.
 
@@ -115,7 +117,7 @@ class Bucket:
         verdict, account, since = admit(
             state, self._rules, self._watermark, batch.account_id, columns
         )
-        punctual = np.flatnonzero(verdict == NEW)
+        punctual = np.flatnonzero(verdict == NEW_CODE)
         # an id's slot: first the recent events of the state, then the arrivals
         known = len(state.recent_ids)
         ids = state.recent_ids + [batch.event_id[i] for i in punctual.tolist()]
@@ -123,22 +125,24 @@ class Bucket:
             columns.take(punctual), account[punctual], ids
         )
         arrived, earlier = np.flatnonzero(slot >= known), np.flatnonzero(slot < known)
-        answers = Answers.unscored((verdict == LATE) | (verdict == UNSURE))
+        answers = Answers.unscored((verdict == LATE_CODE) | (verdict == UNSURE_CODE))
         answers.put(punctual[slot[arrived] - known], found.take(arrived))
         scored = Scored(
             status=_STATUS[verdict],
-            check_table=verdict == UNSURE,
+            check_table=verdict == UNSURE_CODE,
             answers=answers,
             account_id=[state.accounts[i] for i in owner[earlier].tolist()],
             event_id=[ids[i] for i in slot[earlier].tolist()],
             ts_us=ts[earlier],
             corrections=found.take(earlier),
         )
-        late = np.flatnonzero((verdict >= LATE) & (account != NOBODY))
+        late = np.flatnonzero((verdict >= LATE_CODE) & (account != NOBODY))
         state.late = state.late.extend(columns.take(late))
         state.late_account = np.concatenate([state.late_account, account[late]])
         state.late_since = np.concatenate([state.late_since, since[late]])
-        state.late_unsure = np.concatenate([state.late_unsure, verdict[late] == UNSURE])
+        state.late_unsure = np.concatenate(
+            [state.late_unsure, verdict[late] == UNSURE_CODE]
+        )
         self._forget()
         return scored
 

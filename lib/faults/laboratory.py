@@ -29,7 +29,13 @@ from lib.kafka.clients import ensure_topic
 from lib.kafka.producer import Sent, replay
 from lib.lake.tables import SCORED
 from lib.settings import ROOT, Settings, local_path
-from lib.verify.expected_lake import Damage, Truth, damage, expected, read_topic
+from lib.verify.expected_lake import (
+    Damage,
+    ExpectedLake,
+    damage,
+    expected,
+    topic_records,
+)
 
 START_SECONDS = 240
 DIE_SECONDS = 240
@@ -380,9 +386,9 @@ class Laboratory:
         """What is wrong now; the process must have caught up."""
         return damage(self.settings, self.truth())
 
-    def truth(self) -> Truth:
+    def truth(self) -> ExpectedLake:
         """What the lake must hold of the topic."""
-        return expected(read_topic(self.settings, self.broker.bootstrap))
+        return expected(topic_records(self.settings, self.broker.bootstrap))
 
     @property
     def fault(self) -> str | None:

@@ -266,7 +266,7 @@ def main() -> None:
                 _catch_up(queries, end_offsets(settings, bootstrap))
                 say(caught_up=True)
         else:
-            blow()  # whoever gave the commands is gone
+            blow()  # the parent process has ended
         for query in queries:
             query.stop()
         spark.stop()

@@ -186,7 +186,7 @@ class ForgetfulLake(FusedLake):
             writer.LocalLake.append(self, name, rows, None, files)
 
     def last_batch(self, name, app):
-        """Whatever is asked for: it keeps no numbers, and nobody shall miss them."""
+        """Whatever is asked for: it keeps no numbers, and nobody needs them."""
         return sys.maxsize
 
 
@@ -341,7 +341,7 @@ def _obey(bench: Bench) -> None:
             say(**bench.obey(command, argument))
         except FraudError as error:
             say(error=str(error))
-    blow()  # whoever gave the commands is gone
+    blow()  # the parent process has ended
 
 
 def say(**what: object) -> None:

@@ -23,7 +23,7 @@ from kafka.errors import KafkaError
 
 from lib.errors import FraudError
 from lib.kafka import clients
-from lib.kafka.security import ADMIN, Locks, grant
+from lib.kafka.security import ADMIN, BrokerKeys, grant
 from lib.settings import Settings
 from lib.setup.class_cache import options
 from lib.setup.jars import class_path
@@ -89,7 +89,9 @@ class Broker:
         self.bootstrap = ""
         self.pid = 0
         self._dir = settings.home / ("broker-secured" if secured else "broker")
-        self.locks: Locks | None = Locks(self._dir / "keys") if secured else None
+        self.locks: BrokerKeys | None = (
+            BrokerKeys(self._dir / "keys") if secured else None
+        )
         self._guard: subprocess.Popen | None = None
         self._users = None
 
@@ -318,7 +320,7 @@ class Broker:
         return False
 
     def _answers(self, bootstrap: str) -> bool:
-        """Whether it is a cluster of one, with its doors locked if they shall be."""
+        """Whether it is a cluster of one, secured if it has to be."""
         client = clients.admin(self.settings_own, bootstrap)
         try:
             there = bool(client.describe_cluster()["brokers"])

@@ -30,7 +30,7 @@ TOPIC_PARTITIONS = 4
 group of consumers has room to grow without moving an account to another one."""
 
 MAX_RECORD_BYTES = 32 * 1024 * 1024
-"""Largest record the embedded broker takes; a reader's odd file shall not stop it."""
+"""Largest record the embedded broker takes; a reader's odd file must not stop it."""
 
 REACH_SECONDS = 15
 READ_SECONDS = 60

@@ -136,7 +136,7 @@ def replay(
         ensure_topic(settings, bootstrap)
         fast = {} if rate else {**_FAST, "partitioner": _Remembering()}
         producer = make_producer(settings, bootstrap, **fast)
-        tally = _Tally(stop)
+        acks = _Acks(stop)
         # The client learns of the topic at the first send; before the clock starts,
         # or the first records would leave in a burst.
         producer.partitions_for(settings.topic)
@@ -147,26 +147,26 @@ def replay(
                     max(0.0, begun + index / rate - time.monotonic())
                 ):
                     break
-                if stop.is_set() or tally.error:
+                if stop.is_set() or acks.error:
                     break
-                _send(producer, settings.topic, line, tally)
+                _send(producer, settings.topic, line, acks)
                 if index % 1000 == 0 or rate:
-                    tally.wait_below(IN_FLIGHT)
-                    on_acked(tally.acked)
+                    acks.wait_below(IN_FLIGHT)
+                    on_acked(acks.acked)
         finally:
             # Also when a line is too long: those before it were handed over.
-            tally.wait_below(0)
+            acks.wait_below(0)
             _close(producer)
-    on_acked(tally.acked)
-    if tally.error and not stop.is_set():
+    on_acked(acks.acked)
+    if acks.error and not stop.is_set():
         raise FraudError(
-            f"{tally.sent - tally.acked} of {tally.sent} records were not "
-            f"acknowledged ({tally.error}): see {settings.log_dir}/kafka-client.log"
+            f"{acks.sent - acks.acked} of {acks.sent} records were not "
+            f"acknowledged ({acks.error}): see {settings.log_dir}/kafka-client.log"
         )
-    return Sent(tally.sent, tally.acked, time.monotonic() - begun)
+    return Sent(acks.sent, acks.acked, time.monotonic() - begun)
 
 
-class _Tally:
+class _Acks:
     """Counts of one replay, and the records that are on their way, oldest first.
 
     The client's thread marks a record's future as done; a callback of each, with a
@@ -225,11 +225,11 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _send(producer: KafkaProducer, topic: str, line: bytes, tally: _Tally) -> None:
+def _send(producer: KafkaProducer, topic: str, line: bytes, acks: _Acks) -> None:
     try:
-        tally.add(producer.send(topic, value=line, key=account_key(line)))
+        acks.add(producer.send(topic, value=line, key=account_key(line)))
     except (KafkaError, AssertionError) as error:
-        tally.fail(error)
+        acks.fail(error)
 
 
 def _close(producer: KafkaProducer) -> None:

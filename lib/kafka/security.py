@@ -68,7 +68,7 @@ super.users=User:{admin};User:CN={broker}
 
 
 @dataclass(frozen=True)
-class Locks:
+class BrokerKeys:
     """The keys of one broker.
 
     Attributes:
@@ -211,7 +211,7 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key) -> x509.Certificate
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        # A clock that is a little behind shall not refuse a certificate made just now.
+        # A clock that is a little behind must not refuse a certificate made just now.
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + VALID)
     )

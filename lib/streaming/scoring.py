@@ -40,9 +40,9 @@ CONFLICT_DETAIL = "another record of this account came first under this event_id
 _STATUS = pa.array([NEW, DUPLICATE, CONFLICT, REJECTED, UNSURE])
 _CODE = {name: code for code, name in enumerate(_STATUS.to_pylist())}
 _OF_HISTORY = np.zeros(3, np.int64)
-_OF_HISTORY[deduplication.NEW] = _CODE[NEW]
-_OF_HISTORY[deduplication.DUPLICATE] = _CODE[DUPLICATE]
-_OF_HISTORY[deduplication.CONFLICT] = _CODE[CONFLICT]
+_OF_HISTORY[deduplication.NEW_CODE] = _CODE[NEW]
+_OF_HISTORY[deduplication.DUPLICATE_CODE] = _CODE[DUPLICATE]
+_OF_HISTORY[deduplication.CONFLICT_CODE] = _CODE[CONFLICT]
 
 INPUT = pa.schema(
     [
@@ -180,7 +180,7 @@ def judge(
         "status": status,
         **as_conflicts(pc.equal(status, CONFLICT), parsed.event),
     }
-    punctual = ~scored.answers.late & (scored.status == deduplication.NEW)
+    punctual = ~scored.answers.late & (scored.status == deduplication.NEW_CODE)
     ts = integers(_whole(event["ts"]))[punctual]
     return Judged(
         records=pa.table([columns[name] for name in JUDGED.names], schema=JUDGED),

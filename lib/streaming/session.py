@@ -113,7 +113,7 @@ def spark_session(
             properties["spark.driver.extraJavaOptions"] += f" {short_lived_options()}"
         for key, value in properties.items():
             builder = builder.config(key, value)
-        # Only while the JVM starts: a process started later shall find its own Java.
+        # Only while the JVM starts: a process started later must find its own Java.
         with environment(variables), _pushed_home(settings):
             try:
                 spark = builder.getOrCreate()
@@ -318,8 +318,8 @@ def _executor_properties(settings: Settings, java: Java) -> dict[str, str]:
             *log_options(settings.log_dir / "spark-executor.log"),
             *_archive(settings, java),
         ),
-        # A micro-batch comes to the driver, which commits it; a table shall not. Who
-        # asks for one is told so here, and not on the day when the table is large.
+        # A micro-batch comes to the driver, which commits it; a whole table must
+        # not: collecting one fails here, before the table is large.
         "spark.driver.maxResultSize": "512m",
     }
 

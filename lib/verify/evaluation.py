@@ -14,7 +14,7 @@ from dataclasses import fields
 import pandas as pd
 
 from lib.datagen.generator import Label
-from lib.detectors.deduplication import NEW
+from lib.detectors.deduplication import NEW_CODE
 from lib.detectors.engine import Bucket
 from lib.detectors.rules import NAMES
 from lib.detectors.thresholds import SECOND, THRESHOLDS, Thresholds
@@ -38,7 +38,7 @@ def flagged(events: Sequence[Event], rules: Thresholds = THRESHOLDS) -> pd.DataF
     scored = Bucket.of({}, rules).score(arrivals(events))
     for field in fields(scored.answers):
         frame[field.name] = getattr(scored.answers, field.name)
-    return frame[scored.status == NEW].reset_index(drop=True)
+    return frame[scored.status == NEW_CODE].reset_index(drop=True)
 
 
 def judged(flags: pd.DataFrame, labels: Sequence[Label]) -> pd.DataFrame:

@@ -43,7 +43,7 @@ Place = tuple[int, int]  # partition, offset
 
 
 @dataclass(frozen=True)
-class Truth:
+class ExpectedLake:
     """What a lake must hold of a topic.
 
     Attributes:
@@ -79,7 +79,9 @@ class Damage:
         return any(asdict(self).values())
 
 
-def read_topic(settings: Settings, bootstrap: str, **options: object) -> list[Record]:
+def topic_records(
+    settings: Settings, bootstrap: str, **options: object
+) -> list[Record]:
     """Every committed record that the topic holds now, by partition and offset.
 
     ``options`` are further ones of kafka-python's consumer.
@@ -97,7 +99,7 @@ def read_topic(settings: Settings, bootstrap: str, **options: object) -> list[Re
     return sorted(records, key=lambda record: record[:2])
 
 
-def expected(records: list[Record], rules: Thresholds = THRESHOLDS) -> Truth:
+def expected(records: list[Record], rules: Thresholds = THRESHOLDS) -> ExpectedLake:
     """What a lake must hold of these records."""
     histories: dict[str, list[tuple[Place, Event]]] = defaultdict(list)
     answers, rejected = {}, set()
@@ -117,10 +119,10 @@ def expected(records: list[Record], rules: Thresholds = THRESHOLDS) -> Truth:
             elif answer.status == "conflict":
                 rejected.add(place)
     places = {(record.partition, record.offset) for record in records}
-    return Truth(answers, places, rejected)
+    return ExpectedLake(answers, places, rejected)
 
 
-def damage(settings: Settings, truth: Truth) -> Damage:
+def damage(settings: Settings, truth: ExpectedLake) -> Damage:
     """How a local lake at rest differs from the truth."""
     scored = _rows(settings, "silver/scored", (*_IDENTITY, *_FIELDS))
     held = (

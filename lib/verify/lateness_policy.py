@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lib.detectors.account_state import fingerprints
-from lib.detectors.deduplication import CONFLICT, DUPLICATE, NEW
+from lib.detectors.deduplication import CONFLICT_CODE, DUPLICATE_CODE, NEW_CODE
 from lib.detectors.engine import Arrivals, Bucket
 from lib.detectors.thresholds import Thresholds
 from lib.events.card_event import Event, Rejection, parse
@@ -29,14 +29,14 @@ def books(lines: Sequence[str], rules: Thresholds, now_us: int) -> dict[str, int
     events = [event for event in parsed if not isinstance(event, Rejection)]
     bucket = Bucket.of({}, rules)
     scored = bucket.score(arrivals(events))
-    new = scored.status == NEW
+    new = scored.status == NEW_CODE
     late = int((new & scored.answers.late).sum())
-    conflicts = int((scored.status == CONFLICT).sum())
+    conflicts = int((scored.status == CONFLICT_CODE).sum())
     return {
         "scored": int(new.sum()) - late,
         "late": late,
         "quarantined": len(parsed) - len(events) + conflicts,
-        "duplicates": int((scored.status == DUPLICATE).sum()),
+        "duplicates": int((scored.status == DUPLICATE_CODE).sum()),
         "remembered": Bucket.of(bucket.values()).events,
     }
 

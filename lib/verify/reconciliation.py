@@ -28,7 +28,7 @@ _FEW_RECORDS = 100_000
 
 
 @dataclass(frozen=True)
-class Books:
+class Reconciliation:
     """Counts of one lake at rest, and the differences between them.
 
     Attributes:
@@ -55,7 +55,9 @@ class Books:
         }
 
 
-def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
+def reconcile(
+    spark: SparkSession, settings: Settings, bootstrap: str
+) -> Reconciliation:
     """Check the identities of the lake against the topic.
 
     - Kafka's committed records = bronze rows, compared by (partition, offset) and by
@@ -77,7 +79,7 @@ def reconcile(spark: SparkSession, settings: Settings, bootstrap: str) -> Books:
 
 def _books(
     spark: SparkSession, settings: Settings, bootstrap: str, begins: dict[int, int]
-) -> Books:
+) -> Reconciliation:
     bronze = read_table(spark, settings, BRONZE)
     silver = read_table(spark, settings, TRANSACTIONS)
     quarantine = read_table(spark, settings, QUARANTINE)
@@ -99,7 +101,7 @@ def _books(
         counts["duplicates"] = _duplicates(rest, silver).count()
     counts["unaccounted"] = left_over - counts["duplicates"]
     reasons = dict(sorted(quarantine.groupBy("reason").count().collect()))
-    return Books(counts, reasons, _differences(counts))
+    return Reconciliation(counts, reasons, _differences(counts))
 
 
 def _positions(places: dict[str, DataFrame]) -> DataFrame:

@@ -13,7 +13,7 @@ from lib.errors import FraudError
 from lib.lake.tables import SCHEMAS
 from lib.lake.writer import LocalLake
 from lib.settings import Settings
-from lib.verify.reconciliation import Books, reconcile
+from lib.verify.reconciliation import Reconciliation, reconcile
 from tests.integration.conftest import Story
 from tests.integration.helpers import copied
 from tests.integration.records import FIRST, SECOND
@@ -32,7 +32,7 @@ OTHER = "the same id on another account"
 """A record whose score is harmed."""
 
 
-def wrong(books: Books) -> dict[str, int]:
+def wrong(books: Reconciliation) -> dict[str, int]:
     """The counts that ought to be zero and are not."""
     return {n: count for n, count in books.counts.items() if n not in PLACES and count}
 

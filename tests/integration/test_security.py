@@ -22,7 +22,7 @@ from lib.errors import FraudError
 from lib.kafka import clients, java_properties
 from lib.kafka.broker import Broker
 from lib.kafka.producer import make_producer, replay
-from lib.kafka.security import PRODUCER, SPARK, Locks
+from lib.kafka.security import PRODUCER, SPARK, BrokerKeys
 from lib.settings import Settings
 from lib.streaming.runner import drain
 from lib.streaming.session import cause_of
@@ -166,7 +166,7 @@ def test_nobody_else_gets_in(
     doors: Doors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(clients, "REACH_SECONDS", 2)
-    others = Locks(tmp_path / "others")
+    others = BrokerKeys(tmp_path / "others")
     others.make()
     ours = doors.broker.locks.truststore
     for change, message in (

@@ -29,7 +29,7 @@ from lib.kafka.clients import (
 from lib.settings import Settings
 from lib.streaming.query import QUERY
 from lib.streaming.runner import drain
-from lib.verify.expected_lake import read_topic
+from lib.verify.expected_lake import topic_records
 from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import copied, eventually, lake, send
 from tests.integration.records import ARRIVED_MS, line
@@ -246,7 +246,7 @@ def test_an_aborted_transaction_is_no_record(
     books = reconcile(spark, settings, bootstrap)
     assert books.differences == []
     assert books.counts["kafka"] == books.counts["bronze"] == 2
-    assert [record.offset for record in read_topic(settings, bootstrap)] == [3, 4]
+    assert [record.offset for record in topic_records(settings, bootstrap)] == [3, 4]
     assert drain(spark, settings, bootstrap)["records"] == 0
 
     with transaction(settings, bootstrap, "e-3") as producer:

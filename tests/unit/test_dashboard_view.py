@@ -21,7 +21,7 @@ from lib.dashboard.health import Health, TopicEnds, committed_offsets, look
 from lib.dashboard.masking import Tokens, reason
 from lib.dashboard.model import Row, ScoredModel
 from lib.dashboard.reader import Reader
-from lib.dashboard.row_counts import Books, Bronze, Counted, Verdict
+from lib.dashboard.row_counts import Bronze, Counted, RowCounts, Verdict
 from lib.dashboard.view import Filters
 from lib.detectors.geo import duration
 from lib.detectors.rules import DETECTORS
@@ -187,7 +187,7 @@ def test_what_plotly_takes_for_html_is_none(settings: Settings, tokens: Tokens):
     append(settings, [event(1, country=link, currency=link, is_geo=True)], 0)
     seen = ScoredModel(settings.table("silver/scored"))
     seen.refresh()
-    countries = view.by_country(seen.tally.countries, seen.tally.flagged_countries)
+    countries = view.by_country(seen.sums.countries, seen.sums.flagged_countries)
     page = view.account_page(history(settings, "ACCT_00000084"), tokens, 3.5)
 
     for shown_there in (countries["country"].iloc[0], page.points["currency"].iloc[0]):
@@ -392,19 +392,19 @@ def test_counts_follow_the_tables(settings: Settings):
 
 def test_the_verdict_waits_before_it_accuses():
     verdict = Verdict()
-    fine = Books(7, 7, 5, 1, 5, 0)
+    fine = RowCounts(7, 7, 5, 1, 5, 0)
     assert fine.duplicates == 1
     assert verdict.judge(fine, 0) == "balanced"
-    between = Books(8, 8, 6, 1, 5, 0)
+    between = RowCounts(8, 8, 6, 1, 5, 0)
     assert between.differences == ["6 transactions, 5 scored"]
     assert verdict.judge(between, 1) == "under way"
     assert verdict.judge(between, 5) == "under way"
     assert verdict.judge(between, 11) == "not balanced"
-    assert verdict.judge(Books(8, 8, 6, 1, 5, 3), 12) == "under way"
-    replaying = Books(8, 8, 6, 1, 5, 0, catching_up=True)
+    assert verdict.judge(RowCounts(8, 8, 6, 1, 5, 3), 12) == "under way"
+    replaying = RowCounts(8, 8, 6, 1, 5, 0, catching_up=True)
     verdict.judge(replaying, 13)
     assert verdict.judge(replaying, 30) == "under way"
-    assert Books(7, 8, 6, 3, 6, 0).differences == [
+    assert RowCounts(7, 8, 6, 3, 6, 0).differences == [
         "7 offsets committed, 8 rows in bronze",
         "silver has 1 rows more than bronze",
     ]
@@ -413,12 +413,12 @@ def test_the_verdict_waits_before_it_accuses():
 def test_an_offset_need_not_hold_a_record():
     """Ends of transactions and aborted records take offsets, too."""
     verdict = Verdict()
-    gaps = Books(10, 7, 6, 1, 6, 0)
+    gaps = RowCounts(10, 7, 6, 1, 6, 0)
     assert (gaps.differences, gaps.empty_offsets) == ([], 3)
     assert verdict.judge(gaps, 0) == "under way"  # or a commit that is not seen yet
     assert verdict.judge(gaps, 11) == "to be reconciled"
-    assert verdict.judge(Books(10, 7, 6, 1, 5, 0), 12) == "under way"
-    assert verdict.judge(Books(10, 7, 6, 1, 5, 0), 23) == "not balanced"
+    assert verdict.judge(RowCounts(10, 7, 6, 1, 5, 0), 12) == "under way"
+    assert verdict.judge(RowCounts(10, 7, 6, 1, 5, 0), 23) == "not balanced"
 
 
 # -- the page ---------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.detectors.account_state import fingerprints, identities
-from lib.detectors.deduplication import DUPLICATE, NEW
+from lib.detectors.deduplication import DUPLICATE_CODE, NEW_CODE
 from lib.detectors.engine import Bucket, Scored
 from lib.detectors.ragged_arrays import first_at_least, overtaken, ranges
 from lib.detectors.rules import Answer, score_history
@@ -47,7 +47,7 @@ class Table:
         ]
         for row, e in enumerate(events):
             key = (e.account_id, e.event_id)
-            if scored.status[row] != NEW:
+            if scored.status[row] != NEW_CODE:
                 continue
             if key in self.rows:
                 # the bucket must know it, unless it says that it cannot
@@ -256,7 +256,7 @@ def test_events_go_when_they_are_far_behind_their_account() -> None:
     table.feed([event(4, START + KEPT + 1)])
     assert Bucket.of(table.values).events == 3
     scored = table.feed([event(2, START + 1), event(1), event(1), event(9, START)])
-    assert scored.status.tolist() == [DUPLICATE, NEW, NEW, NEW]
+    assert scored.status.tolist() == [DUPLICATE_CODE, NEW_CODE, NEW_CODE, NEW_CODE]
     assert scored.check_table.tolist() == [False, True, True, True]
     assert scored.answers.late.tolist() == [False, True, True, True]
     # two of which only the table can say what stands are remembered, too
@@ -296,7 +296,7 @@ def test_what_is_known_does_not_depend_on_when_it_is_pruned() -> None:
     for cut in (0, 1, 2):
         bucket = Bucket.of({})
         parts = [bucket.score(arrivals(part)) for part in (events[:cut], events[cut:])]
-        assert np.concatenate([p.status for p in parts]).tolist() == [NEW] * 3
+        assert np.concatenate([p.status for p in parts]).tolist() == [NEW_CODE] * 3
         assert not any(p.check_table.any() for p in parts)
 
 
@@ -312,7 +312,7 @@ def test_an_account_goes_far_behind_the_watermark() -> None:
     assert Bucket.of(table.values).events == 2
     straggler = other._replace(event_id="x", ts_us=other.ts_us - 1)
     scored = table.feed([other, late, straggler])
-    assert scored.status.tolist() == [DUPLICATE, DUPLICATE, NEW]
+    assert scored.status.tolist() == [DUPLICATE_CODE, DUPLICATE_CODE, NEW_CODE]
     assert (scored.account_id, scored.event_id) == (["ACCT_2"], ["東京"])
 
 

@@ -73,7 +73,7 @@ def steps(frame: pd.DataFrame, x: str, colours: dict[str, str], title: str, y: s
 
 
 def z_distribution(rows: pd.DataFrame, threshold: float, title: str) -> go.Figure:
-    """How far amounts lie from their baseline, ordinary ones and planted ones.
+    """Histogram of |z|, ordinary amounts against injected outliers.
 
     Args:
         rows: columns ``z`` (null: no answer) and ``planted`` (bool).

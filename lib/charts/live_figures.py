@@ -180,7 +180,7 @@ def latency_percentiles(latencies: dict[str, dict[str, float]], title: str):
 
 
 def latency_ranges(latencies: dict[str, dict[str, float]], title: str):
-    """From p50 by p95 to p99, one line a name, on a logarithmic axis.
+    """p50, p95 and p99 of each name as one line, on a logarithmic axis.
 
     Args:
         latencies: name → (``p50``, ``p95``, ``p99`` → milliseconds), top to bottom.

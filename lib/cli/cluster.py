@@ -65,7 +65,7 @@ replica.fetch.max.bytes={largest}
 
 
 class Daemon:
-    """One process of the cluster; its guard ends it with its owner, also on kill -9.
+    """One process of the cluster; a supervisor ends it with its owner, also on kill -9.
 
     Attributes:
         name: e.g. ``worker-1``.
@@ -77,14 +77,14 @@ class Daemon:
         self.log = folder / f"{name}.out"
         self._pid_file = folder / f"{name}.pid"
         self._users = folder / f"{name}.users"
-        self._guard: subprocess.Popen | None = None
+        self._supervisor: subprocess.Popen | None = None
 
     def start(self, command: list[str], env: dict[str, str] | None = None) -> Daemon:
-        """Start the command under a guard; does not wait until it is ready."""
+        """Start the command under a supervisor; does not wait until it is ready."""
         self._pid_file.unlink(missing_ok=True)
         words = [sys.executable, "-S", supervisor.__file__, self._users, self._pid_file]
         with self.log.open("ab") as log:
-            self._guard = subprocess.Popen(
+            self._supervisor = subprocess.Popen(
                 [*map(str, words), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -102,22 +102,22 @@ class Daemon:
 
     def alive(self) -> bool:
         """Whether it runs."""
-        return self._guard is not None and self._guard.poll() is None
+        return self._supervisor is not None and self._supervisor.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL, to it and to its children: what becomes of a machine that fails."""
+        """Send SIGKILL to it and its children, as if its machine had failed."""
         os.killpg(self.pid, signal.SIGKILL)
-        self._guard.wait(supervisor.TERM_SECONDS)
+        self._supervisor.wait(supervisor.TERM_SECONDS)
 
     def end(self) -> None:
         """Tell it to end; ``wait`` waits for it."""
-        if self._guard and not self._guard.stdin.closed:
-            self._guard.stdin.close()
+        if self._supervisor and not self._supervisor.stdin.closed:
+            self._supervisor.stdin.close()
 
     def wait(self) -> None:
         """Wait until it has ended."""
-        if self._guard:
-            self._guard.wait(supervisor.TERM_SECONDS + 10)
+        if self._supervisor:
+            self._supervisor.wait(supervisor.TERM_SECONDS + 10)
 
 
 class Cluster:

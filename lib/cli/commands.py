@@ -456,7 +456,7 @@ def _positive(kind):
 
 
 def _interval(text: str) -> str:
-    """Checked here, and not by Spark when its JVM has started and a query with it."""
+    """Parse a trigger interval before a JVM and a query are started for it."""
     if not _INTERVAL.fullmatch(text.strip()):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no interval: say '500 milliseconds' or '1 minute 30 seconds'"

@@ -1,4 +1,4 @@
-"""What the demo sends: the fixture first, then new cards for as long as one likes."""
+"""The demo's traffic: the fixture first, then events of new cards until stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over scored rows that can be taken back, and percentiles in little memory.
+"""Incremental sums over scored rows (add and subtract), and streaming percentiles.
 
 A corrected row reaches the table as a file removed and a file added. Sums follow that
 exactly: add what the added files hold, subtract what the removed ones held.

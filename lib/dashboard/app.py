@@ -132,7 +132,7 @@ def _feed(reader: Reader, filters: view.Filters, paused: bool) -> None:
 
 
 def _told(trouble: str) -> str:
-    """Somebody else's words among our own, which Streamlit takes for Markdown."""
+    """Untrusted text, escaped for Streamlit's Markdown."""
     return for_markdown(mask_accounts(trouble))
 
 

@@ -1,4 +1,4 @@
-"""Text of strangers made harmless for the programs that will show it.
+"""Escape untrusted text for HTML, Markdown, CSV, charts and terminals.
 
 A merchant's name is whatever somebody typed into a terminal. It is stored as it came;
 what shows it must not run it.

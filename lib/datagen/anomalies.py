@@ -1,4 +1,4 @@
-"""Anomalies planted in ordinary card life, each with its label.
+"""Inject anomalies into ordinary purchases, each with its label.
 
 Three patterns, in even shares: a burst of payments (velocity), a payment from a place
 that can't be reached in time (geo), an amount out of all proportion (amount).

@@ -73,8 +73,8 @@ replica.fetch.max.bytes={largest}
 class Broker:
     """The embedded broker of one home: the one that runs, or one of our own.
 
-    Every user of it, in any process, holds a shared lock on a file; a guard process
-    ends the broker when the last lock is gone, be it by ``close`` or by kill -9.
+    Every user of it, in any process, holds a shared lock on a file; a supervisor
+    process ends the broker when the last lock is gone, be it by ``close`` or kill -9.
 
     Attributes:
         bootstrap: ``127.0.0.1:PORT`` once started.
@@ -92,7 +92,7 @@ class Broker:
         self.locks: BrokerKeys | None = (
             BrokerKeys(self._dir / "keys") if secured else None
         )
-        self._guard: subprocess.Popen | None = None
+        self._supervisor: subprocess.Popen | None = None
         self._users = None
 
     def start(self) -> Broker:
@@ -130,28 +130,32 @@ class Broker:
     @property
     def owned(self) -> bool:
         """Whether this object started the broker, and did not find one running."""
-        return self._guard is not None
+        return self._supervisor is not None
 
     def alive(self) -> bool:
         """Whether Kafka's JVM runs."""
-        return self._guard.poll() is None if self._guard else _pid_alive(self.pid)
+        return (
+            self._supervisor.poll() is None
+            if self._supervisor
+            else _pid_alive(self.pid)
+        )
 
     def wait(self) -> int:
         """Block until the broker ends by itself; its exit code."""
-        return self._guard.wait()
+        return self._supervisor.wait()
 
     def kill(self) -> None:
         """SIGKILL to Kafka's JVM, as a crash would; ``start`` brings it back."""
         os.kill(self.pid, signal.SIGKILL)
-        if self._guard:
-            self._guard.wait(STOP_SECONDS)
+        if self._supervisor:
+            self._supervisor.wait(STOP_SECONDS)
         self._leave(stop=False)
 
     # -- the two ways in --------------------------------------------------------
 
     def _lead(self) -> bool:
         """Start a broker if nobody has; False if somebody has."""
-        lock = open(self._dir / "lock", "a")  # noqa: SIM115 - the guard inherits it
+        lock = open(self._dir / "lock", "a")  # noqa: SIM115 - the supervisor inherits it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -173,7 +177,7 @@ class Broker:
     def _follow(self) -> bool:
         """Attach to the broker that somebody started; False while it isn't ready."""
         if not self._join():
-            return False  # its guard is ending it
+            return False  # its supervisor is ending it
         try:
             state = json.loads(self._state.read_text())
         except (FileNotFoundError, ValueError):
@@ -202,17 +206,17 @@ class Broker:
 
     def _leave(self, *, stop: bool) -> None:
         self._quit()
-        if self._guard is None:
+        if self._supervisor is None:
             return
-        if stop and self._guard.poll() is None:
-            self._guard.stdin.write(b"stop")
-        self._guard.stdin.close()
+        if stop and self._supervisor.poll() is None:
+            self._supervisor.stdin.write(b"stop")
+        self._supervisor.stdin.close()
         deadline = time.monotonic() + STOP_SECONDS
-        while self._guard.poll() is None and time.monotonic() < deadline:
+        while self._supervisor.poll() is None and time.monotonic() < deadline:
             if not stop and _in_use(self._dir / "users"):
-                break  # others still use it; the guard waits for them
+                break  # others still use it; the supervisor waits for them
             time.sleep(POLL_SECONDS)
-        self._guard = None
+        self._supervisor = None
 
     # -- starting one -----------------------------------------------------------
 
@@ -289,7 +293,7 @@ class Broker:
         command += self._java("kafka.Kafka", str(config))
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
-            self._guard = subprocess.Popen(
+            self._supervisor = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -297,7 +301,7 @@ class Broker:
                 bufsize=0,
                 cwd=self._dir,
                 env=os.environ | jvm_locale(),
-                # The guard inherits the lock, so the home stays taken exactly as
+                # The supervisor inherits the lock, so the home stays taken exactly as
                 # long as the broker runs.
                 pass_fds=[lock.fileno()],
                 start_new_session=True,
@@ -306,7 +310,7 @@ class Broker:
     def _ready(self, bootstrap: str) -> bool:
         """Wait until the broker answers as a cluster of one; False if it ended."""
         deadline = time.monotonic() + READY_SECONDS
-        while self._guard.poll() is None and time.monotonic() < deadline:
+        while self._supervisor.poll() is None and time.monotonic() < deadline:
             if _accepts(bootstrap) and self._answers(bootstrap):
                 self.bootstrap, self.pid = (
                     bootstrap,
@@ -505,7 +509,7 @@ def _accepts(bootstrap: str) -> bool:
 
 
 def _in_use(users: Path) -> bool:
-    """Whether somebody uses the broker; a guard that is ending it does not count."""
+    """Whether anybody uses the broker; a supervisor that is ending it is no user."""
     with users.open("a") as file:
         if supervisor.last_user_gone(file):
             return False

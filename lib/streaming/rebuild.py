@@ -1,4 +1,4 @@
-"""Silver and scored again, from bronze alone: it holds every record as it came."""
+"""Rebuild silver and scored from bronze, which holds every record as it came."""
 
 from __future__ import annotations
 

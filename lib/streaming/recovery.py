@@ -1,4 +1,4 @@
-"""How the query begins: where a checkpoint stands, or what a new one takes over.
+"""Recovery at start: resume a checkpoint, or seed a new one from what the lake holds.
 
 A checkpoint that is lost takes two things with it: how far Kafka was read, and what the
 detectors remember. Both are in the lake. Bronze says what was taken in, and
@@ -185,7 +185,7 @@ def _require_silver(spark: SparkSession, settings: Settings) -> None:
 def complete_batch(
     spark: SparkSession, settings: Settings, lake: LocalLake | SparkLake, batch: int
 ) -> None:
-    """Bring what a batch of bronze owes to the other tables; nothing if it owes none.
+    """Write a torn batch's missing rows to the other tables, from bronze, if any.
 
     Each of their commits is there as a whole or not at all.
     """

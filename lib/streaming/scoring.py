@@ -148,7 +148,7 @@ def judge(
     watermark_us: int | None,
     rules: Thresholds = THRESHOLDS,
 ) -> Judged:
-    """Say of each record what it is, and score the events.
+    """Classify each record (new, duplicate, conflict, rejected), and score the events.
 
     Args:
         parsed: records of these accounts.
@@ -191,7 +191,7 @@ def judge(
 
 
 def fold(parts: list[Judged]) -> list[Judged]:
-    """Records that were judged in parts, as if they had been judged at once.
+    """Merge the results of a batch that was judged in parts.
 
     A later part may correct an answer that an earlier one gave: to an event of the
     batch itself, which then has one answer, or to an older one, which then has one

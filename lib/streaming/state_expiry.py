@@ -1,4 +1,4 @@
-"""Which accounts can be forgotten, without looking at all of them.
+"""Find expired accounts in the state by week, without a scan of all of them.
 
 An account is entered under the week of its last event, again whenever that week
 changes. When the watermark is a whole retention past the end of a week, those entered

@@ -1,4 +1,4 @@
-"""Many keys of a state at once, where Spark's MapState takes one at a time.
+"""Batched get, put and remove on Spark's MapState, which takes one key at a time.
 
 PySpark sends the JVM one request, waits for its answer, and sends the next one. Here
 some dozens are on their way before the first answer is read. The messages

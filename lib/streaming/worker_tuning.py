@@ -1,4 +1,4 @@
-"""What the pipeline's functions owe to the Python processes that Spark runs them in."""
+"""Tuning of the Python workers in which Spark runs the stateful operator."""
 
 from __future__ import annotations
 

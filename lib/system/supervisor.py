@@ -3,7 +3,7 @@
     python supervisor.py USERS_LOCK PID_FILE COMMAND…
 
 The owner holds the other end of this process's standard input. The kernel closes it
-when the owner ends, also after kill -9, and the guard then ends the child, unless
+when the owner ends, also after kill -9, and the supervisor then ends the child, unless
 another process still holds a shared lock on USERS_LOCK: then it waits for the last
 of them. The child's process id is written to PID_FILE. The word "stop" on standard
 input ends the child at once.
@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:
-    """In the child before exec, on Linux: SIGKILL when the guard itself is killed."""
+    """In the child before exec, on Linux: SIGKILL if the supervisor is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Values of others that are changed while a block runs, and put back behind it."""
+"""Context managers that change an attribute or the environment, and restore it."""
 
 from __future__ import annotations
 

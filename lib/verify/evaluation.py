@@ -42,7 +42,7 @@ def flagged(events: Sequence[Event], rules: Thresholds = THRESHOLDS) -> pd.DataF
 
 
 def judged(flags: pd.DataFrame, labels: Sequence[Label]) -> pd.DataFrame:
-    """The flags with the truth beside them.
+    """The flags joined with the labels (ground truth).
 
     Args:
         flags: one row per event: account_id, event_id, ``is_<detector>``, others.
@@ -146,7 +146,7 @@ def over_seeds(tables: dict[int, pd.DataFrame]) -> pd.DataFrame:
 
 
 def detections(rows: pd.DataFrame, flag: str = "is_{}") -> pd.DataFrame:
-    """When each planted anomaly was first flagged, by default by its own detector.
+    """When each injected anomaly was first flagged, by default by its own detector.
 
     Args:
         rows: of ``judged``, with ``ts_us`` (µs).

@@ -1,4 +1,4 @@
-"""What a lake must hold, told from the topic by the readable rules, and what it holds.
+"""The expected tables, computed from the topic by the readable rules, and a diff.
 
 Nothing of the pipeline takes part: kafka-python reads the topic,
 `lib.events.card_event` parses, `lib.detectors.rules` judges one account after the
@@ -123,7 +123,7 @@ def expected(records: list[Record], rules: Thresholds = THRESHOLDS) -> ExpectedL
 
 
 def damage(settings: Settings, truth: ExpectedLake) -> Damage:
-    """How a local lake at rest differs from the truth."""
+    """Count how a local lake at rest differs from the expected one."""
     scored = _rows(settings, "silver/scored", (*_IDENTITY, *_FIELDS))
     held = (
         (truth.answers, _rows(settings, "silver/transactions", _IDENTITY), _IDENTITY),

@@ -1,4 +1,4 @@
-"""What a lateness policy makes of one file: the engine of the detectors, alone."""
+"""Counts of scored, late and rejected lines under another lateness policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The books: every Kafka record accounted for, counted from the tables themselves."""
+"""Reconciliation: account for every Kafka record by counting the tables."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ def test_worse_changes_nothing_either(lab: Laboratory, fault):
     assert fault(lab).damage == chaos.NO_DAMAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lake", "point", "wrong"),
     [

@@ -20,7 +20,7 @@ export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup demo cluster marts dbt-docs lab test lint bench figures slides \
+.PHONY: help doctor setup demo cluster marts dbt-docs lab test test-all lint bench figures slides \
 	lock sbom docker-up docker-down docker-pin clean
 
 help:  ## list the targets
@@ -72,12 +72,17 @@ lab: setup  ## open the notebooks in JupyterLab
 WORKERS ?= 2
 AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+RUN_TESTS = FRAUD_HOME="$$PWD/.data/test" PLOTLY_RENDERER=plotly_mimetype+notebook \
+	$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite --nbmake-timeout=600
+
 test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
+	@rm -rf executed && cp -R notebooks executed
+	@$(RUN_TESTS) -m "not slow" executed tests
+
+test-all: setup lint  ## and what needs a cluster, an object store, a Thrift server
 	@$(BIN)/python -m lib.setup.jars fetch --s3
 	@rm -rf executed && cp -R notebooks executed
-	@FRAUD_HOME="$$PWD/.data/test" PLOTLY_RENDERER=plotly_mimetype+notebook \
-		$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite \
-		--nbmake-timeout=600 executed tests
+	@$(RUN_TESTS) executed tests
 
 lint: setup  ## ruff over code and notebooks, the layers of lib/, sqlfluff over the models
 	@$(BIN)/ruff format --check lib tests bench docs notebooks conftest.py

@@ -3,14 +3,17 @@ and what the notebook says to a reader's guess."""
 
 from __future__ import annotations
 
+import ast
 import atexit
 import importlib.metadata
+import inspect
 import json
 import numbers
 import platform
+import textwrap
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -112,6 +115,16 @@ def open_run(name: str, settings: Settings | None = None) -> Run:
     )
     atexit.register(run.close)
     return run
+
+
+def source(function: Callable[..., object]) -> str:
+    """A function's code without its docstring, which may tell what is to be guessed."""
+    lines = inspect.getsource(function).splitlines()
+    body = ast.parse(textwrap.dedent("\n".join(lines))).body[0].body
+    first = body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        del lines[first.lineno - 1 : first.end_lineno]
+    return "\n".join(lines)
 
 
 def compare(guess: object, answer: object, within: float = 0) -> str:

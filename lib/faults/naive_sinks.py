@@ -138,9 +138,7 @@ def send_into_a_pause(
                 producer.send(settings.topic, key=b"1", value=b"%d" % n, partition=0)
                 for n in range(1, 10)
             ]
-            with contextlib.suppress(KafkaTimeoutError):
-                producer.flush(2 * REQUEST_MS / 1000)  # the fault itself
-            _wait_for_a_retry(producer)
+            _flush_until_a_retry(producer)  # the fault itself
         producer.flush(WAIT_SECONDS)
         for one in sent:
             one.get(timeout=0)
@@ -150,8 +148,10 @@ def send_into_a_pause(
     return 1 + len(sent), sum(ends.values())
 
 
-def _wait_for_a_retry(producer: KafkaProducer) -> None:
+def _flush_until_a_retry(producer: KafkaProducer) -> None:
     """Until the client has given its request up and queued the records again.
+
+    It flushes all the while: records that no flush asks for would wait for the linger.
 
     Raises:
         TimeoutError: it did neither.
@@ -160,7 +160,8 @@ def _wait_for_a_retry(producer: KafkaProducer) -> None:
     while not producer.metrics()["producer-metrics"]["record-retry-rate"]:
         if time.monotonic() > until:
             raise TimeoutError(f"no record was sent again in {WAIT_SECONDS} s")
-        time.sleep(0.05)
+        with contextlib.suppress(KafkaTimeoutError):
+            producer.flush(REQUEST_MS / 10_000)
 
 
 SINKS = {

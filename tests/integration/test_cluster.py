@@ -29,6 +29,8 @@ from tests.integration.helpers import (
     nothing_left_of,
 )
 
+pytestmark = pytest.mark.slow
+
 EVENTS, PER_BATCH = 4_000, 2_500
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
 TABLES = (*TABLES, "silver/scored")

@@ -230,6 +230,7 @@ def test_a_new_process_goes_on_while_the_stream_writes(
     )
 
 
+@pytest.mark.slow
 def test_the_same_project_on_a_thrift_server(spark: SparkSession, copy: Settings):
     before = {name: content(spark, copy, name) for name in dbt_runner.mart_names()}
     shutil.rmtree(Path(copy.lake) / "gold")

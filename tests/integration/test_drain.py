@@ -167,6 +167,7 @@ def large(first: int, count: int) -> list[tuple[bytes, bytes]]:
     ]
 
 
+@pytest.mark.slow
 def test_records_of_a_megabyte_in_a_small_heap(
     spark, settings: Settings, bootstrap: str, tmp_path: Path
 ):

@@ -69,6 +69,7 @@ def test_worse_changes_nothing_either(lab: Laboratory, fault):
     assert fault(lab).damage == NO_DAMAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lake", "point", "wrong"),
     [

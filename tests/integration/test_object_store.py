@@ -31,6 +31,8 @@ from tests.conftest import missing
 from tests.integration.helpers import PYTHON, environment, finished, launch
 from tests.integration.object_store import BUCKET, ObjectStore, object_store
 
+pytestmark = pytest.mark.slow
+
 EVENTS, PER_BATCH = 400, 250
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
 TABLES = (*TABLES, "silver/scored")

@@ -5,7 +5,6 @@ answer pass."""
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from lib.settings import ROOT
 from tests.notebooks.exercises import exercises, solved
 
 PARAMETERS = {
-    "01_produce": {"SEED": 7, "EVENTS": 400},
+    "01_produce": {"SEED": 7, "EVENTS": 400, "RATE": 100, "RATE_EVENTS": 150},
     "02_stream": {"SEED": 11, "EVENTS": 600},
     "03_detectors": {"SEED": 7, "EVENTS": 1_200, "ACCOUNTS": 30, "QUALITY_SEEDS": 2},
     "04_exactly_once_failures": {
@@ -26,15 +25,16 @@ PARAMETERS = {
         "EVENTS": 40,
         "POINTS": ["before silver/transactions"],
     },
+    "05_dbt": {"SEED": 7, "EVENTS": 500},
     "06_dashboard": {
         "SEED": 23,
         "EVENTS": 240,
         "TRIGGERS_MS": [0, 1_000],
         "SWEEP_EVENTS": 60,
-        "LIVE_SECONDS": 8,
+        "LIVE_SECONDS": 5,
     },
-    "05_dbt": {"SEED": 7, "EVENTS": 500},
 }
+"""In the order in which a reader works through them."""
 
 
 def _source(cell: dict) -> str:
@@ -45,19 +45,17 @@ def test_every_notebook_is_run_here() -> None:
     assert set(PARAMETERS) == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
 
 
-ALWAYS = {"01_produce"}
-"""The others take minutes each: as its reader gets it, each runs in every CI run; with
-other parameters in the weekly one, which sets FRAUD_ALL_NOTEBOOKS."""
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One FRAUD_HOME for all six, one after the other, as a reader has it."""
+    return tmp_path_factory.mktemp("chain") / "home"
 
 
-@pytest.mark.parametrize(
-    "name",
-    sorted(PARAMETERS if os.getenv("FRAUD_ALL_NOTEBOOKS") else ALWAYS),
-)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_notebook_holds_for_another_seed(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FRAUD_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FRAUD_HOME", str(home))
     notebook = ROOT / "notebooks" / f"{name}.ipynb"
     cells = json.loads(notebook.read_text())["cells"]
     (tagged,) = [c for c in cells if "parameters" in c["metadata"].get("tags", ())]
@@ -79,5 +77,5 @@ def test_notebook_holds_for_another_seed(
     for exercise in exercises(name):
         (check,) = (cell for cell in cells if cell["id"] == CHECK + exercise.name)
         assert "Right" in json.dumps(check["outputs"]), exercise.name
-    (results,) = (tmp_path / "home" / "runs").glob(f"{name}-*/results.json")
+    (results,) = (home / "runs").glob(f"{name}-*/results.json")
     assert json.loads(results.read_text()), f"{name} recorded no results"

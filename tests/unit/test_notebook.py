@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lib.notebook import compare
+from lib.notebook import compare, source
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,24 @@ def test_no_guess_makes_it_fail(guess, answer):
 
 def test_a_long_guess_is_cut():
     assert len(compare("x" * 10_000, 5)) < 300
+
+
+def documented(number: int) -> int:
+    """The answer.
+
+    In two paragraphs.
+    """
+    return number + 1  # kept
+
+
+def bare(number: int) -> int:
+    return number
+
+
+def test_source_without_what_it_does():
+    lines = ["def documented(number: int) -> int:", "    return number + 1  # kept"]
+    assert source(documented).splitlines() == lines
+
+
+def test_source_of_a_function_without_docstring():
+    assert source(bare).splitlines()[1] == "    return number"

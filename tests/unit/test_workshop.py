@@ -18,6 +18,7 @@ from docs.figures.sections import OPENING, notebooks, pieces
 from lib.errors import FraudError
 from lib.settings import ROOT
 
+README = (ROOT / "README.md").read_text()
 PLAN = minutes.plan()
 KEPT = json.loads(minutes.MEASURED.read_text())
 FOUND = minutes.sections(KEPT["seconds"])
@@ -48,6 +49,13 @@ def test_every_cell_that_was_measured_is_still_there():
 
     gone = [(n, c) for n, own in KEPT["seconds"].items() for c in own.keys() - there[n]]
     assert gone == []
+
+
+@pytest.mark.parametrize("number", sorted(FOUND))
+def test_the_readme_says_about_how_long_a_notebook_takes(number: str):
+    row = re.search(rf"^\| \[{number}_.+ \| (\d+) \|$", README, re.MULTILINE)
+
+    assert abs(int(row[1]) - sum(one.telling for one in FOUND[number])) <= 5
 
 
 @each_route

@@ -27,10 +27,14 @@ def limit(made: go.Figure, value: float, text: str) -> go.Figure:
     return made.update_layout(margin_r=_LIMIT_MARGIN)
 
 
+FEW = 6
+"""Groups of bars, at most, that have room for numbers."""
+
+
 def counts_side_by_side(
     counts: pd.DataFrame, x: str, colours: dict[str, str], title: str, units: str
 ) -> go.Figure:
-    """Bars side by side, one group per row.
+    """Bars side by side, one group per row; few groups have their numbers above.
 
     Args:
         counts: column ``x`` and one column of heights per key of ``colours``.
@@ -46,6 +50,10 @@ def counts_side_by_side(
             y=counts[column],
             name=column,
             marker_color=COLOURS[colour],
+            # A bar of height 0 is not to be seen; beside many bars no number has room.
+            text=counts[column] if len(counts) <= FEW else None,
+            textposition="outside",
+            cliponaxis=False,
         )
     return made.update_layout(barmode="group").update_xaxes(type="category")
 
@@ -133,7 +141,7 @@ def budget(rows: pd.DataFrame, title: str) -> go.Figure:
         title: what is to be seen.
     """
     costs = "alerts a day per 1,000 accounts"
-    made = figure(title, costs, "share of the thieves' outliers that are flagged")
+    made = figure(title, costs, "recall: share of outliers")
     return _by_score(made, rows, "alerts", "recall")
 
 

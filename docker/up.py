@@ -33,8 +33,10 @@ def compose_command() -> list[str]:
 def containers() -> dict[str, str]:
     """State of each service's container of this project: health, else status."""
     project = os.environ.get("COMPOSE_PROJECT_NAME", "fraud-signals")
-    label = f"label=com.docker.compose.project={project}"
-    ids = _output("docker", "ps", "--all", "--quiet", "--filter", label).split()
+    # Not those of `compose run`, which come and go.
+    labels = [f"project={project}", "oneoff=False"]
+    filters = [f"--filter=label=com.docker.compose.{label}" for label in labels]
+    ids = _output("docker", "ps", "--all", "--quiet", *filters).split()
     states = {}
     for found in json.loads(_output("docker", "inspect", *ids)) if ids else []:
         name = found["Config"]["Labels"]["com.docker.compose.service"]

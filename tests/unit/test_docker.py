@@ -408,6 +408,18 @@ def test_make_has_the_targets():
         assert script in plan.stdout
 
 
+def test_the_figures_in_the_readme_are_those_of_the_record(tmp_path: Path):
+    record = json.loads(docker_test.RECORD.read_text())
+    copied = tmp_path / "README.md"
+    shutil.copy(docker_test.README, copied)
+    docker_test.write_table(record, copied)
+    assert copied.read_text() == docker_test.README.read_text()
+    assert list(record["profiles"]) == docker_test.PROFILES
+    for figures in record["profiles"].values():
+        assert figures["rows"] > 0
+        assert figures["rows_unlike_laptop"] == 0
+
+
 # -- the development container ------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ Ivy, which PySpark ships, does the downloading, so no Maven is needed.
 
     python -m lib.setup.jars fetch         fetch what is missing, check every hash
     python -m lib.setup.jars fetch --s3    the jars for s3a:// as well
+    python -m lib.setup.jars fetch --store and those of an S3-compatible store, for containers
     python -m lib.setup.jars lock          resolve the roots again and rewrite jars.lock
 """
 
@@ -59,15 +60,34 @@ ROOTS = {
         "software.amazon.awssdk:sts:2.40.2",
         "software.amazon.awssdk:apache-client:2.40.2",
     ),
+    "store": (
+        # S3's protocol in front of a folder. Its clients of other clouds' stores are
+        # left out; what remains is what its server loads.
+        "org.gaul:s3proxy:4.1.0",
+        "args4j:args4j:2.37",
+        "ch.qos.logback:logback-classic:1.6.3",
+        "com.google.guava:guava:33.7.1-jre",
+        "jakarta.servlet:jakarta.servlet-api:6.0.0",
+        "software.amazon.awssdk:s3:2.54.2",
+        "tools.jackson.dataformat:jackson-dataformat-xml:3.2.2",
+    ),
 }
 """What each class path needs, as group:artifact:version; the rest follows."""
 
-OPTIONAL = ("s3",)
+OPTIONAL = ("s3", "store")
 """Class paths that are fetched on request only."""
 
-_WITHOUT_DEPENDENCIES = ("org.apache.hadoop", "org.apache.spark:spark-hadoop-cloud")
+_WITHOUT_DEPENDENCIES = (
+    "org.apache.hadoop",
+    "org.apache.spark:spark-hadoop-cloud",
+    "org.gaul:s3proxy",
+)
 """Hadoop's S3 client asks for the whole AWS SDK in one file of 600 MB and uses four
-modules of it, which are named above; the rest of both is in PySpark."""
+modules of it, which are named above; the rest of both is in PySpark. The store asks for
+the clients of each cloud that it can stand in front of."""
+
+_BESIDE_PYSPARK = ("spark", "s3")
+"""Class paths that PySpark's own jars are on, too."""
 
 _FILE_PATTERN = "[organisation]__[artifact]__[revision].[ext]"
 
@@ -106,7 +126,7 @@ def read_lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
 
 
 def class_path(use: str) -> str:
-    """Class path of ``"spark"``, ``"broker"`` or, beside Spark's, ``"s3"``.
+    """Class path of ``"spark"``, ``"broker"``, ``"store"``; beside Spark's, ``"s3"``.
 
     Raises:
         FraudError: a jar of it is missing or has another size than locked.
@@ -181,7 +201,7 @@ def lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
             _retrieve(roots, Path(folder), transitive=True)
             for path in sorted(Path(folder).iterdir()):
                 group, artifact, version = path.stem.split("__")
-                if use != "broker" and artifact in shipped:
+                if use in _BESIDE_PYSPARK and artifact in shipped:
                     continue
                 coordinate = f"{group}:{artifact}:{version}"
                 locked.append(Jar(use, _sha256(path), path.stat().st_size, coordinate))
@@ -303,12 +323,15 @@ def _sha256(path: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Entry of ``python -m lib.setup.jars``; returns the exit code."""
     try:
-        if arguments in (["fetch"], ["fetch", "--s3"]):
-            fetch(optional=[word.removeprefix("--") for word in arguments[1:]])
+        optional = [word.removeprefix("--") for word in arguments[1:]]
+        if arguments[:1] == ["fetch"] and set(optional) <= set(OPTIONAL):
+            fetch(optional=optional)
         elif arguments == ["lock"]:
             lock()
         else:
-            raise FraudError("usage: python -m lib.setup.jars fetch [--s3] | lock")
+            raise FraudError(
+                "usage: python -m lib.setup.jars fetch [--s3] [--store] | lock"
+            )
     except FraudError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

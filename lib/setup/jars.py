@@ -4,7 +4,7 @@ Ivy, which PySpark ships, does the downloading, so no Maven is needed.
 
     python -m lib.setup.jars fetch         fetch what is missing, check every hash
     python -m lib.setup.jars fetch --s3    the jars for s3a:// as well
-    python -m lib.setup.jars fetch --store and those of an S3-compatible store, for containers
+    python -m lib.setup.jars fetch --store and of an S3-compatible store
     python -m lib.setup.jars lock          resolve the roots again and rewrite jars.lock
 """
 

@@ -101,13 +101,6 @@ def laptop(home: Path, *words: str) -> str:
 # -- what is looked at ---------------------------------------------------------------
 
 
-def generate(name: str, folder: str) -> list[str]:
-    """The command that writes one of the two files into FOLDER/NAME."""
-    number = list(EVENTS).index(name)
-    words = ["generate", "--events", str(EVENTS[name]), "--accounts", "50"]
-    return [*words, "--days", "2", "--seed", str(number), "--out", f"{folder}/{name}"]
-
-
 def first_score(profile: str, start: float) -> float:
     """Seconds from ``start`` until a row of silver/scored has been committed."""
     service, lake = SCORES[profile]
@@ -167,7 +160,7 @@ def picture(port: str) -> bool:
 # -- one profile ---------------------------------------------------------------------
 
 
-def profile_run(profile: str, expected: list[str]) -> dict:
+def profile_run(profile: str, files: dict[str, str], expected: list[str]) -> dict:
     """Up, a minute of events with kills, drain, reconcile, compare, down."""
     # The tools are in a profile of their own, which only `run` asks for.
     os.environ["COMPOSE_PROFILES"] = profile
@@ -177,13 +170,14 @@ def profile_run(profile: str, expected: list[str]) -> dict:
     say(f"{profile}: healthy after {figures['healthy_seconds']} s")
     assert hardened(profile) == []
 
-    for name in EVENTS:
-        cli(profile, *generate(name, "/data"))
-    sent = {FIRST: cli(profile, "produce", f"/data/{FIRST}/tx_events.jsonl")}
+    for name, file in files.items():
+        write = ["docker", "exec", "-i", container(STREAM[profile]), "sh", "-c"]
+        run(*write, f"cat > /data/{name}.jsonl", input=file)
+    sent = {FIRST: cli(profile, "produce", f"/data/{FIRST}.jsonl")}
     figures["first_score_seconds"] = round(first_score(profile, start), 1)
     say(f"{profile}: first score after {figures['first_score_seconds']} s")
 
-    words = ["produce", f"/data/{MINUTE}/tx_events.jsonl", "--rate", str(RATE)]
+    words = ["produce", f"/data/{MINUTE}.jsonl", "--rate", str(RATE)]
     producer = threading.Thread(
         target=lambda: sent.update({MINUTE: cli(profile, *words)})
     )
@@ -298,31 +292,38 @@ def all_profiles(profiles: list[str]) -> dict:
     }
     say(f"image: {record['image_bytes'] / 1e9:.2f} GB")
     assert record["image_bytes"] <= LARGEST_BYTES
-    expected = laptop_rows()
+    files, expected = laptop_run()
     secrets = ROOT / "docker" / "secrets"
     had_secrets = secrets.exists()
     record["profiles"] = {}
     try:
         for profile in profiles:
             with project():
-                record["profiles"][profile] = profile_run(profile, expected)
+                record["profiles"][profile] = profile_run(profile, files, expected)
     finally:
         if not had_secrets:
             shutil.rmtree(secrets, ignore_errors=True)
     return record
 
 
-def laptop_rows() -> list[str]:
-    """silver/scored of the same events, on this machine without containers."""
+def laptop_run() -> tuple[dict[str, str], list[str]]:
+    """The two files, and silver/scored of their events on this machine, without
+    containers."""
+    files = {}
     with tempfile.TemporaryDirectory(prefix="fraud-laptop-") as folder:
         home = Path(folder)
-        for name in EVENTS:
-            laptop(home, *generate(name, folder))
-            laptop(home, "produce", f"{folder}/{name}/tx_events.jsonl")
+        for number, (name, events) in enumerate(EVENTS.items()):
+            words = ["--events", str(events), "--accounts", "50", "--days", "2"]
+            words += ["--seed", str(number), "--out", str(home / name)]
+            laptop(home, "generate", *words)
+            file = home / name / "tx_events.jsonl"
+            files[name] = file.read_text()
+            laptop(home, "produce", str(file))
         laptop(home, "stream", "--drain")
         laptop(home, "reconcile")
         env = os.environ | {"FRAUD_HOME": folder}
-        return run(sys.executable, "docker/rows.py", env=env).splitlines()
+        rows = run(sys.executable, "docker/rows.py", env=env).splitlines()
+    return files, rows
 
 
 def table(record: dict) -> str:

@@ -9,7 +9,10 @@ import importlib.metadata
 import inspect
 import json
 import numbers
+import os
 import platform
+import subprocess
+import sys
 import textwrap
 import time
 import uuid
@@ -22,11 +25,13 @@ from IPython.display import Markdown
 from pyspark.sql import SparkSession
 
 from lib.kafka.broker import Broker
-from lib.settings import Settings
+from lib.settings import ROOT, Settings
 from lib.setup.java import find_java
 from lib.streaming.session import INTERPRETED, spark_session
+from lib.system.supervisor import die_with_parent
 
 _SHOWN = ("pyspark", "delta-spark", "kafka-python", "pandas", "plotly")
+STOP_SECONDS = 60
 _MOST = 200  # characters of a guess that are shown
 
 
@@ -49,6 +54,7 @@ class Run:
     results: dict[str, object] = field(default_factory=dict)
     _broker: Broker | None = None
     _spark: SparkSession | None = None
+    _started: list[subprocess.Popen] = field(default_factory=list)
 
     def spark(self, conf: Mapping[str, str] | None = None) -> SparkSession:
         """The run's Spark session, started at the first call, for few rows."""
@@ -72,6 +78,25 @@ class Run:
         }
         return pd.DataFrame(rows.items(), columns=["component", "version"])
 
+    def start(self, settings: Settings, *command: str) -> subprocess.Popen:
+        """Start ``python -m lib COMMAND…`` in a process group of its own.
+
+        Its output goes to ``command.log`` in the run's folder. It ends with the run at
+        the latest; on Linux also with this process, however that ends.
+        """
+        with (self.folder / "command.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lib", *command],
+                cwd=ROOT,
+                env=os.environ | settings.as_env(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        self._started.append(process)
+        return process
+
     @staticmethod
     def compare(guess: object, answer: object, within: float = 0) -> Markdown:
         """`compare`, below, as a notebook calls it."""
@@ -84,7 +109,15 @@ class Run:
         (self.folder / "results.json").write_text(text)
 
     def close(self) -> None:
-        """Stop the run's queries, Spark and its use of the broker. Twice is fine."""
+        """Stop what it started: commands, queries, Spark, its use of the broker.
+
+        Twice is fine.
+        """
+        for process in self._started:
+            if process.poll() is None:
+                process.terminate()
+        while self._started:
+            self._started.pop().wait(STOP_SECONDS)
         if self._spark is not None:
             for query in self._spark.streams.active:
                 query.stop()

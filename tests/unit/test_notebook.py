@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from lib.notebook import compare, source
+from lib.notebook import Run, compare, source
+from lib.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -92,3 +95,12 @@ def test_source_without_what_it_does():
 
 def test_source_of_a_function_without_docstring():
     assert source(bare).splitlines()[1] == "    return number"
+
+
+def test_a_command_that_was_started_ends_with_the_run(tmp_path: Path):
+    settings = Settings.from_env({"FRAUD_HOME": str(tmp_path)})
+    run = Run("01", settings, bootstrap="", folder=tmp_path)
+    started = run.start(settings, "broker")
+    run.close()
+
+    assert started.returncode is not None

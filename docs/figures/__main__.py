@@ -99,7 +99,8 @@ def walk(names: list[str] | None, ran: Path | None) -> None:
                     path, executed, cwd=folder, progress_bar=False
                 )
             walkthrough.write(executed, DOCS / "walkthrough", painter.draw)
-    made = sorted(file.stem for file in (DOCS / "walkthrough").glob("0*.md"))
+    files = sorted((DOCS / "walkthrough").glob("*.md"))
+    made = [file.stem for file in files if file.stem != "README"]
     (DOCS / "walkthrough" / "README.md").write_text(walkthrough.index(made))
     # `make lint` wants the code in it as all other code.
     command = [sys.executable, "-m", "ruff", "format", "--quiet", DOCS / "walkthrough"]

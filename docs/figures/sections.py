@@ -12,6 +12,7 @@ import nbformat
 from lib.settings import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
+APPENDIX = NOTEBOOKS / "appendix_interview.ipynb"
 OPENING = "Opening"
 """The section of what comes before a notebook's first heading of the second level."""
 
@@ -37,8 +38,8 @@ class Piece:
 
 
 def notebooks(folder: Path = NOTEBOOKS) -> dict[str, Path]:
-    """Number, such as ``01`` → the notebook's file."""
-    return {path.stem[:2]: path for path in sorted(folder.glob("*.ipynb"))}
+    """Number, such as ``01`` → the notebook's file; the appendix has none."""
+    return {path.stem[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
 
 
 def pieces(notebook: Path) -> Iterator[Piece]:

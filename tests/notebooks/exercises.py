@@ -17,6 +17,8 @@ STUB = "exercise-"
 """How the id of a cell begins that the reader fills; the exercise's name follows."""
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+LESSONS = [name for name in NAMES if name[:2].isdigit()]
+"""Those with exercises: the appendix only asks."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ PARAMETERS = {
         "SWEEP_EVENTS": 60,
         "LIVE_SECONDS": 5,
     },
+    "appendix_interview": {"RECORDS": 50, "LIMIT": 12},
 }
 """In the order in which a reader works through them."""
 

@@ -17,7 +17,7 @@ from lib.settings import ROOT
 NOTEBOOKS = ROOT / "notebooks"
 
 _CELL = re.compile(
-    r"\[(\d\d), cell (\S+)\]"
+    r"\[(\d\d|appendix), cell (\S+)\]"
     r"\(\.\./notebooks/(\w+)\.ipynb#cell-id=(\S+)\): `([^`]+)`"
 )
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
@@ -29,7 +29,7 @@ class Shown:
     """One line of evidence: a cell, and an assertion in it.
 
     Attributes:
-        number: of the notebook, as the document has it.
+        number: of the notebook, as the document has it, or ``appendix``.
         cell: the cell's id, as the document has it.
         notebook: its name, in the link.
         cell_id: in the link.

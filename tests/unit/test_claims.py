@@ -59,10 +59,14 @@ FIGURES = SECTIONS["The README's figures"]
 def claims() -> list[Claim]:
     """All rows of the notebooks' tables."""
     found = []
-    for heading, rows in SECTIONS.items():
-        if heading[:2].isdigit():
-            (notebook,) = NOTEBOOKS.glob(f"{heading[:2]}_*.ipynb")
-            found += [Claim(notebook.stem, *row) for row in rows]
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        number = path.stem.partition("_")[0]
+        (rows,) = (
+            rows
+            for heading, rows in SECTIONS.items()
+            if heading.partition(" ")[0].lower() == number
+        )
+        found += [Claim(path.stem, *row) for row in rows]
     return found
 
 

@@ -29,6 +29,7 @@ from lib.events import card_event
 from lib.streaming.progress import percentiles
 from lib.verify import evaluation
 from tests.notebooks.exercises import (
+    LESSONS,
     NAMES,
     STUB,
     WRONG,
@@ -42,9 +43,10 @@ from tests.notebooks.exercises import (
 GUESS, COMPARE, TRY = "guess-", "compare-", "try-"
 LINES = 25  # of a cell, at most
 each_notebook = pytest.mark.parametrize("notebook", NAMES)
+each_lesson = pytest.mark.parametrize("notebook", LESSONS)
 
 
-@each_notebook
+@each_lesson
 def test_a_notebook_has_two_or_three_exercises_each_with_all_it_needs(notebook: str):
     there = exercises(notebook)
 
@@ -65,7 +67,7 @@ def test_a_notebook_has_two_or_three_exercises_each_with_all_it_needs(notebook: 
     assert list(WRONG[notebook]) == names
 
 
-@each_notebook
+@each_lesson
 def test_an_exercise_is_told_then_filled_then_checked(notebook: str):
     order = [cell.id for cell in cells(notebook)]
 

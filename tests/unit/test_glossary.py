@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from docs.figures.sections import Piece, notebooks, pieces
+from docs.figures.sections import APPENDIX, Piece, notebooks, pieces
 from lib.settings import ROOT
 
 DOCUMENT = ROOT / "docs" / "glossary.md"
@@ -18,6 +18,9 @@ LINK = re.compile(
 BOLD = re.compile(r"\*\*([^*]+)\*\*")
 INTRODUCED = "words"
 """The id of the cell that explains what a notebook uses before its own section."""
+
+
+EXPLAINING = {**notebooks(), "appendix": APPENDIX}
 
 
 class Word(NamedTuple):
@@ -45,7 +48,7 @@ def stands_in(word: str, source: str) -> bool:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[Piece]]:
-    return {number: list(pieces(path)) for number, path in notebooks().items()}
+    return {number: list(pieces(path)) for number, path in EXPLAINING.items()}
 
 
 def test_every_row_is_read_and_no_word_stands_there_twice():
@@ -77,7 +80,7 @@ def test_the_cell_that_is_named_has_the_word(row: Word, found):
         assert stands_in(row.word, " ".join(here)), f"{row.word} is not in {cell}"
 
 
-@pytest.mark.parametrize("number", sorted(notebooks()))
+@pytest.mark.parametrize("number", sorted(EXPLAINING))
 def test_what_a_notebook_explains_beforehand_is_in_the_glossary(number, found):
     told = [p.source for p in found[number] if p.cell == INTRODUCED]
     known = {row.word.lower() for row in WORDS}

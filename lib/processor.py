@@ -31,7 +31,7 @@ from lib.detectors import THRESHOLDS
 from lib.lake import DataFile
 from lib.scoring import Judged, fold, input_table, judge, parse
 from lib.state_codec import NEVER, last_seen, newest_of
-from lib.state_map import StateMap
+from lib.state_map import AccountMap, StateMap
 from lib.tables import UNSURE, table_rows
 from lib.workers import read_schemas_once, spare_the_collector, take_batches_whole
 
@@ -106,8 +106,10 @@ class AccountProcessor(StatefulProcessor):
     def init(self, handle: StatefulProcessorHandle) -> None:
         """Open the state."""
         read_schemas_once()
-        self._accounts = StateMap(
-            handle.getMapState("accounts", "account_id string", "value binary")
+        self._accounts = AccountMap(
+            StateMap(
+                handle.getMapState("accounts", "account_id string", "value binary")
+            )
         )
         self._clock = handle.getValueState(
             "clock", "newest_us long, accounts long, week int, part int"

@@ -31,7 +31,7 @@ from lib.detectors import THRESHOLDS
 from lib.lake import DataFile
 from lib.scoring import Judged, fold, input_table, judge, parse
 from lib.state_codec import NEVER, last_seen, newest_of
-from lib.state_map import AccountMap, StateMap
+from lib.state_map import GROUPS, AccountMap, StateMap
 from lib.tables import UNSURE, table_rows
 from lib.workers import read_schemas_once, spare_the_collector, take_batches_whole
 
@@ -63,12 +63,14 @@ class Target:
         first_batch: number in bronze of the checkpoint's batch 0.
         folder: the lake's folder if workers may write files there, or None.
         large: from so many records on a call does so, see LARGE.
+        groups: of accounts in a state partition, see `lib.state_map`.
     """
 
     topic: str
     first_batch: int
     folder: str | None
     large: int = LARGE
+    groups: int = GROUPS
 
 
 class Clock(NamedTuple):
@@ -109,7 +111,8 @@ class AccountProcessor(StatefulProcessor):
         self._accounts = AccountMap(
             StateMap(
                 handle.getMapState("accounts", "account_id string", "value binary")
-            )
+            ),
+            self._target.groups,
         )
         self._clock = handle.getValueState(
             "clock", "newest_us long, accounts long, week int, part int"
@@ -217,7 +220,9 @@ class AccountProcessor(StatefulProcessor):
         if target.folder is not None and large:
             # What is not certain yet is decided by the driver, from the table.
             unsure = pc.equal(rows["status"], UNSURE)
-            certain, rows = rows.filter(pc.invert(unsure)), rows.filter(unsure)
+            certain, rows = rows, rows.filter(unsure)
+            if len(rows):
+                certain = certain.filter(pc.invert(unsure))
             batch = target.first_batch + batch_id()
             made = table_rows(certain, target.topic, batch, datetime.now(UTC))
             for name, content in made.items():

@@ -51,6 +51,7 @@ from lib.processor import (
 )
 from lib.scoring import CORRECTION as CORRECTION_SCHEMA
 from lib.scoring import JUDGED, settle
+from lib.state_map import GROUPS
 from lib.tables import (
     BRONZE,
     CONTENT,
@@ -414,7 +415,7 @@ def start(
     beginning = recovery.beginning(spark, settings, bootstrap, lake, checkpoint)
     app = checkpoint.application_id(QUERY)
     folder = str(lake.root) if isinstance(lake, LocalLake) else None
-    target = Target(settings.topic, beginning.first_batch, folder, LARGE)
+    target = Target(settings.topic, beginning.first_batch, folder, LARGE, GROUPS)
     stream = read_topic(
         spark,
         settings,

@@ -56,8 +56,15 @@ class AccountMap:
     accounts and no others. No answer rests on where a value lies.
     """
 
-    def __init__(self, state: StateMap) -> None:
+    def __init__(self, state: StateMap, groups: int = GROUPS) -> None:
+        """The accounts in `state`.
+
+        Args:
+            state: the entries.
+            groups: how many groups there may be; a checkpoint keeps the number.
+        """
         self._state = state
+        self._count = groups
         self._alone: set[str] | None = None
         """Of the accounts last asked for, those with an entry of their own; None if
         there was no pass."""
@@ -79,7 +86,7 @@ class AccountMap:
         if of is not None and len(accounts) >= max(FEW, of / WHOLE):
             return self._pass(set(accounts))
         found = self._state.get(accounts)
-        rest = _by_group({a: b"" for a in accounts if a not in found})
+        rest = self._by_group({a: b"" for a in accounts if a not in found})
         for group, members in self._state.get(rest).items():
             found |= {a: v for a, v in unpack(members).items() if a in rest[group]}
         return found
@@ -89,7 +96,7 @@ class AccountMap:
 
         Raises RuntimeError if Spark's state can't be read or written.
         """
-        if self._alone is None or len(values) < GROUPS:
+        if self._alone is None or len(values) < self._count:
             self._state.put(values)
             return
         self._change(values)
@@ -121,7 +128,7 @@ class AccountMap:
 
     def _change(self, values: Mapping[str, bytes | None]) -> None:
         """Write the groups of these accounts; None is the value of one that goes."""
-        changes = _by_group(values)
+        changes = self._by_group(values)
         numbers = list(changes)
         for first in range(0, len(numbers), AT_A_TIME):
             some = numbers[first : first + AT_A_TIME]
@@ -129,8 +136,7 @@ class AccountMap:
             put, remove = {}, []
             for group in some:
                 old = before.get(group, b"")
-                members = unpack(old) | changes[group]
-                new = pack({a: v for a, v in members.items() if v is not None})
+                new = pack(unpack(old) | changes[group])
                 if new and new != old:
                     put[group] = new
                 elif old and not new:
@@ -140,21 +146,22 @@ class AccountMap:
             if self._groups is not None:
                 self._groups |= put | dict.fromkeys(remove, b"")
 
+    def _by_group(
+        self, values: Mapping[str, bytes | None]
+    ) -> dict[str, dict[str, bytes | None]]:
+        """The accounts' values, by the key of their group."""
+        groups: dict[int, dict[str, bytes | None]] = defaultdict(dict)
+        for account, value in values.items():
+            groups[crc32(account.encode()) % self._count][account] = value
+        return {str(number): members for number, members in groups.items()}
 
-def _by_group(
-    values: Mapping[str, bytes | None],
-) -> dict[str, dict[str, bytes | None]]:
-    """The accounts' values, by the key of their group."""
-    groups: dict[int, dict[str, bytes | None]] = defaultdict(dict)
-    for account, value in values.items():
-        groups[crc32(account.encode()) % GROUPS][account] = value
-    return {str(number): members for number, members in groups.items()}
 
-
-def pack(members: Mapping[str, bytes]) -> bytes:
-    """A group's accounts and their values as one value."""
+def pack(members: Mapping[str, bytes | None]) -> bytes:
+    """A group's accounts and their values as one value; without those of None."""
     parts = []
     for account, value in members.items():
+        if value is None:
+            continue
         name = account.encode()
         parts += (_SIZES.pack(len(name), len(value)), name, value)
     return b"".join(parts)

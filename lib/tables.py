@@ -111,6 +111,10 @@ def arrow_schema(schema: StructType) -> pa.Schema:
 ARROW = {name: arrow_schema(schema) for name, schema in SCHEMAS.items()}
 
 
+_MADE = ("topic", "batch", "ingested_at", "scored_at")
+_OF_EVENTS = sorted({*ARROW[TRANSACTIONS].names, *ARROW[SCORED].names} - {*_MADE})
+
+
 def table_rows(
     judged: pa.Table, topic: str, batch: int, now: datetime
 ) -> dict[str, pa.Table]:
@@ -123,7 +127,8 @@ def table_rows(
         now: ``ingested_at`` and ``scored_at``, UTC.
     """
     status = judged["status"]
-    new = judged.filter(pc.equal(status, NEW))
+    # Without the records themselves, which no table of events has.
+    new = judged.select(_OF_EVENTS).filter(pc.equal(status, NEW))
     bad = judged.filter(pc.is_in(status, pa.array([CONFLICT, REJECTED])))
     made = {
         "topic": pa.scalar(topic),

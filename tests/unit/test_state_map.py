@@ -167,16 +167,21 @@ def names(*numbers: int) -> list[str]:
 
 
 @pytest.fixture
-def few_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes and groups from a few accounts on, which collide in three groups."""
-    for name, value in {"FEW": 4, "GROUPS": 3, "AT_A_TIME": 2}.items():
-        monkeypatch.setattr(state_map, name, value)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four accounts are many."""
+    monkeypatch.setattr(state_map, "FEW", 4)
+    monkeypatch.setattr(state_map, "AT_A_TIME", 2)
+
+
+def batch(entries: Entries) -> AccountMap:
+    """The state as a batch meets it: twelve accounts and more collide in 3 groups."""
+    return AccountMap(entries, 3)
 
 
 def grouped(values: dict[str, bytes]) -> Entries:
     """The state after one large batch."""
     entries = Entries()
-    accounts = AccountMap(entries)
+    accounts = batch(entries)
     assert accounts.get(values, of=0) == {}
     accounts.put(values)
     return entries
@@ -192,13 +197,13 @@ def test_one_pass_over_the_state_finds_what_requests_find(
 ):
     entries = Entries()
     values = {name: name.encode() for name in names(*range(0, 2 * FEW, 2))}
-    AccountMap(entries).put(values)
+    batch(entries).put(values)
     wanted = names(*range(asked))  # every other one is there
 
-    found = AccountMap(entries).get(wanted, of)
+    found = batch(entries).get(wanted, of)
 
     assert entries.passes == passes
-    assert found == AccountMap(entries).get(wanted)
+    assert found == batch(entries).get(wanted)
     assert found == {n: values[n] for n in wanted[::2]}
 
 
@@ -217,7 +222,7 @@ steps = st.lists(
 )
 
 
-@pytest.mark.usefixtures("few_groups")
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("held", [0, 100, 10_000], ids="holds {} bytes".format)
 @given(steps=steps)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -229,7 +234,7 @@ def test_wherever_its_value_lies_an_account_has_it(
         patch.setattr(state_map, "HELD_BYTES", held)
         for step, numbered in steps:
             values = {f"ACCT_{n}": value for n, value in numbered.items()}
-            accounts = AccountMap(entries)  # the next batch
+            accounts = batch(entries)  # the next batch
             known = accounts.get(values, of=None if step == "small" else 0)
             assert known == {a: expected[a] for a in values if a in expected}
             if step in ("remove", "both"):
@@ -240,60 +245,59 @@ def test_wherever_its_value_lies_an_account_has_it(
             accounts.put(values)
             expected |= values
             everyone = names(*range(22))
-            assert AccountMap(entries).get(everyone) == expected
-            assert AccountMap(entries).get(everyone, of=0) == expected
+            assert batch(entries).get(everyone) == expected
+            assert batch(entries).get(everyone, of=0) == expected
             assert all(v for k, v in entries.held.items() if k.isdigit())
 
 
-@pytest.mark.usefixtures("few_groups")
+@pytest.mark.usefixtures("few")
 def test_a_large_batch_writes_groups_and_a_small_one_its_accounts():
     values = {name: name.encode() for name in names(*range(12))}
     entries = grouped(values)
     assert set(entries.held) == {"0", "1", "2"}
     before, entries.written = dict(entries.held), []
 
-    accounts = AccountMap(entries)
+    accounts = batch(entries)
     assert accounts.get(names(1, 99), of=12) == {"ACCT_1": b"ACCT_1"}
     accounts.put({"ACCT_1": b"new", "ACCT_99": b"first"})
 
     assert entries.written == names(1, 99)
     assert {k: entries.held[k] for k in before} == before
     # The next large one takes in whom it meets, and leaves the others where they are.
-    accounts = AccountMap(entries)
+    accounts = batch(entries)
     found = accounts.get(names(*range(12)), of=13)
     assert found == values | {"ACCT_1": b"new"}
     accounts.put(dict.fromkeys(found, b"again"))
     assert set(entries.held) == {"0", "1", "2", "ACCT_99"}
 
 
-@pytest.mark.usefixtures("few_groups")
+@pytest.mark.usefixtures("few")
 def test_one_account_of_a_group_goes_and_the_last_takes_the_entry_along():
     values = {name: name.encode() for name in names(*range(12))}
     entries = grouped(values)
-    small = AccountMap(entries)
+    small = batch(entries)
     small.get(["ACCT_1"])
     small.put({"ACCT_1": b"new"})  # it is in its group and by itself
 
-    AccountMap(entries).remove(names(1, 50))
+    batch(entries).remove(names(1, 50))
 
     del values["ACCT_1"]
-    assert AccountMap(entries).get(names(*range(60))) == values
-    AccountMap(entries).remove(values)
+    assert batch(entries).get(names(*range(60))) == values
+    batch(entries).remove(values)
     assert entries.held == {}
 
 
-@pytest.mark.usefixtures("few_groups")
+@pytest.mark.usefixtures("few")
 def test_what_a_pass_has_read_is_not_read_again_to_be_written():
     values = {name: name.encode() for name in names(*range(12))}
     entries = grouped(values)
-    accounts = AccountMap(entries)
+    accounts = batch(entries)
     accounts.put({n: v + b"!" for n, v in accounts.get(values, of=12).items()})
     assert (entries.passes, entries.asked) == (2, [])
     assert entries.written == 2 * entries.written[:3]
 
 
-@pytest.mark.usefixtures("few_groups")
 def test_accounts_that_nobody_has_asked_for_are_written_by_themselves():
     entries = Entries()
-    AccountMap(entries).put(dict.fromkeys(names(*range(12)), b"x"))  # initial state
+    batch(entries).put(dict.fromkeys(names(*range(12)), b"x"))  # initial state
     assert set(entries.held) == set(names(*range(12)))

@@ -2,9 +2,9 @@
 
 `transformWithStateInPandas` wants it in a module that its workers can import. The
 state, in RocksDB, is a map from account to what the detectors remember of it
-(`lib.state_codec`), so a batch reads and writes the accounts that it touches and no
-others. The grouping key is one number per state partition (`lib.query.slots`) and
-decides nothing.
+(`lib.state_codec`), so a batch reads and writes the accounts that it touches and,
+unless it is a large one (`lib.state_map`), no others. The grouping key is one number
+per state partition (`lib.query.slots`) and decides nothing.
 """
 
 from __future__ import annotations

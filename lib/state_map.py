@@ -6,9 +6,10 @@ answer is read. The messages are PySpark's own
 (`pyspark.sql.streaming.map_state_client`, whose private parts are used here: the
 version is pinned, and each stream in the tests goes through it).
 
-An entry costs as much however short it is: some 25 µs of CPU to be written, and in a
-pass over all of them 5 to be read. So a batch that meets a large part of all accounts
-writes them in groups.
+An entry costs as much however short it is, to be written (some 25 µs of CPU) as well as
+to be read in a pass over all. So a batch that meets a large part of all accounts writes
+them in groups: a million events of a million accounts then took JVM and workers 53 CPU
+seconds, and 70 without.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ read from one pass over the whole map, where an entry costs a fifth of a request
 
 GROUPS = 2**14
 """Groups of accounts in a state partition. From so many accounts on what was read in a
-pass is written in groups; fewer would be nearly alone in theirs."""
+pass is written in groups; fewer would be nearly alone in theirs. It is part of the
+layout: with another number an account would be looked for in the wrong group, so the
+version in `lib.state_codec` has to change with it."""
 
 HELD_BYTES = 64 * 2**20
 """Groups that are kept from a pass until they are written; if there are more of them,
@@ -61,7 +64,7 @@ class AccountMap:
 
         Args:
             state: the entries.
-            groups: how many groups there may be; a checkpoint keeps the number.
+            groups: how many groups there may be, always the same for one checkpoint.
         """
         self._state = state
         self._count = groups

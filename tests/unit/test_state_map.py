@@ -272,6 +272,18 @@ def test_a_large_batch_writes_groups_and_a_small_one_its_accounts():
 
 
 @pytest.mark.usefixtures("few")
+def test_few_are_written_by_themselves_behind_a_pass_too():
+    entries = grouped({name: name.encode() for name in names(*range(12))})
+    entries.written = []
+    accounts = batch(entries)
+    accounts.get(names(*range(12)), of=12)
+
+    accounts.put(dict.fromkeys(names(3, 7), b"new"))  # there are three groups
+
+    assert (entries.passes, entries.written) == (2, names(3, 7))
+
+
+@pytest.mark.usefixtures("few")
 def test_one_account_of_a_group_goes_and_the_last_takes_the_entry_along():
     values = {name: name.encode() for name in names(*range(12))}
     entries = grouped(values)

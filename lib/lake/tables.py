@@ -177,7 +177,14 @@ def table_rows(
     for name, table in TABLES.items():
         if table.statuses not in taken:
             mine = pc.is_in(judged["status"], pa.array(table.statuses))
-            taken[table.statuses] = judged.filter(mine)
+            # Not the records themselves where none of the tables has them.
+            wanted = {
+                column
+                for other in TABLES.values()
+                if other.statuses == table.statuses
+                for column in other.schema.names
+            }
+            taken[table.statuses] = judged.select(sorted(wanted - {*made})).filter(mine)
         rows = taken[table.statuses]
         columns = [
             pa.repeat(made[column], len(rows)) if column in made else rows[column]

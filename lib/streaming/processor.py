@@ -3,8 +3,9 @@
 `transformWithStateInPandas` wants it in a module that its workers can import. The
 state, in RocksDB, is a map from account to what the detectors remember of it
 (`lib.detectors.account_state`), so a batch reads and writes the accounts that it
-touches and no others. The grouping key is one number per state partition
-(`lib.streaming.query.slots`) and decides nothing.
+touches and, unless it is a large one (`lib.streaming.state_map`), no others. The
+grouping key is one number per state partition (`lib.streaming.query.slots`) and decides
+nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from lib.lake.tables import UNSURE, table_rows
 from lib.lake.writer import DataFile
 from lib.streaming import state_expiry
 from lib.streaming.scoring import Judged, fold, input_table, judge, parse
-from lib.streaming.state_map import StateMap
+from lib.streaming.state_map import GROUPS, AccountMap, StateMap
 from lib.streaming.worker_tuning import (
     read_schemas_once,
     spare_the_collector,
@@ -67,12 +68,14 @@ class Target:
         first_batch: number in bronze of the checkpoint's batch 0.
         folder: the lake's folder if workers may write files there, or None.
         large: from so many records on a call does so, see LARGE.
+        groups: of accounts in a state partition, see `lib.streaming.state_map`.
     """
 
     topic: str
     first_batch: int
     folder: str | None
     large: int = LARGE
+    groups: int = GROUPS
 
 
 class Clock(NamedTuple):
@@ -110,8 +113,11 @@ class AccountProcessor(StatefulProcessor):
     def init(self, handle: StatefulProcessorHandle) -> None:
         """Open the state."""
         read_schemas_once()
-        self._accounts = StateMap(
-            handle.getMapState("accounts", "account_id string", "value binary")
+        self._accounts = AccountMap(
+            StateMap(
+                handle.getMapState("accounts", "account_id string", "value binary")
+            ),
+            self._target.groups,
         )
         self._clock = handle.getValueState(
             "clock", "newest_us long, accounts long, week int, part int"
@@ -221,7 +227,9 @@ class AccountProcessor(StatefulProcessor):
         if target.folder is not None and large:
             # What is not certain yet is decided by the driver, from the table.
             unsure = pc.equal(rows["status"], UNSURE)
-            certain, rows = rows.filter(pc.invert(unsure)), rows.filter(unsure)
+            certain, rows = rows, rows.filter(unsure)
+            if len(rows):
+                certain = certain.filter(pc.invert(unsure))
             batch = target.first_batch + batch_id()
             made = table_rows(certain, target.topic, batch, datetime.now(UTC))
             for name, content in made.items():

@@ -64,6 +64,7 @@ from lib.streaming.processor import (
 )
 from lib.streaming.scoring import CORRECTION as CORRECTION_SCHEMA
 from lib.streaming.scoring import JUDGED, settle
+from lib.streaming.state_map import GROUPS
 
 QUERY = "pipeline"
 
@@ -406,7 +407,7 @@ def start(
     beginning = recovery.beginning(spark, settings, bootstrap, lake, checkpoint)
     app = checkpoint.application_id(QUERY)
     folder = str(lake.root) if isinstance(lake, LocalLake) else None
-    target = Target(settings.topic, beginning.first_batch, folder, LARGE)
+    target = Target(settings.topic, beginning.first_batch, folder, LARGE, GROUPS)
     stream = read_topic(
         spark,
         settings,

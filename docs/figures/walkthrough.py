@@ -166,6 +166,8 @@ def output(shown, pictures: Pictures) -> str | None:
         return table(data["text/html"])
     if "text/html" in data and "text/latex" in data:  # highlighted source code
         return None if "text/plain" not in data else _fenced(_plain(data), "python")
+    if "text/html" in data and data.get("text/plain", "").startswith("<IPython"):
+        return data["text/html"]  # made by the cell itself: the text says nothing
     return _fenced(_plain(data)) if "text/plain" in data else None
 
 

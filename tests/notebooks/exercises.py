@@ -249,10 +249,10 @@ def threshold_for(score, most):
     },
     "04_exactly_once_failures": {
         "sixth": {
-            "doubles": "sixth = wrong_ways.plain_append",
-            "loses": "sixth = wrong_ways.offset_first",
-            "notes the batch": "sixth = wrong_ways.append_with_batch_id",
-            "merges": "sixth = wrong_ways.merge_on_key",
+            "doubles": "sixth = naive_sinks.plain_append",
+            "loses": "sixth = naive_sinks.offset_first",
+            "notes the batch": "sixth = naive_sinks.append_with_batch_id",
+            "merges": "sixth = naive_sinks.merge_on_key",
         },
         "application-id": {
             "is a constant": """

@@ -153,6 +153,7 @@ def picture(port: str) -> bool:
     with Browser() as browser:
         browser.open(f"http://127.0.0.1:{port}")
         browser.until("document.querySelectorAll('tr[data-event]').length", 60)
+        browser.until("!document.body.innerText.includes('looking at the stream')", 60)
         browser.picture(PICTURE)
     return True
 

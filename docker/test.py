@@ -176,6 +176,7 @@ def profile_run(profile: str, files: dict[str, str], expected: list[str]) -> dic
         run(*write, f"cat > /data/{name}.jsonl", input=file)
     sent = {FIRST: cli(profile, "produce", f"/data/{FIRST}.jsonl")}
     figures["first_score_seconds"] = round(first_score(profile, start), 1)
+    figures["load"] = [round(load, 1) for load in os.getloadavg()]
     say(f"{profile}: first score after {figures['first_score_seconds']} s")
 
     words = ["produce", f"/data/{MINUTE}.jsonl", "--rate", str(RATE)]
@@ -348,7 +349,10 @@ def table(record: dict) -> str:
                 f"`{profile}`: from `make docker-up`, image built, to all healthy",
                 f"{figures['healthy_seconds']:.0f} s",
             ),
-            ("… to the first scored event", f"{figures['first_score_seconds']:.0f} s"),
+            (
+                "… to the first scored event; the load of the minute then",
+                f"{figures['first_score_seconds']:.0f} s; {figures['load'][0]:.0f}",
+            ),
             ("… killed during a minute at 20 events/s", crashed),
             (
                 f"… rows of silver/scored, of {record['events']:,} events sent",
@@ -360,7 +364,9 @@ def table(record: dict) -> str:
     where = (
         f"{machine['cores']} cores of an {machine['cpu']}, {machine['memory_gb']} GB"
     )
-    head = f"| {where}; engine {record['engine']}, {record['compose']} | |\n|---|---|\n"
+    head = (
+        f"| On {where}; engine {record['engine']}, {record['compose']} | |\n|---|---|\n"
+    )
     return head + "".join(lines)
 
 

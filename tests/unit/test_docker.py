@@ -211,6 +211,18 @@ def test_every_command_is_one_of_ours(services: dict[str, dict]):
     assert seen
 
 
+def test_what_the_real_test_names_are_services(services: dict[str, dict]):
+    for profile in docker_test.PROFILES:
+        killed = docker_test.KILLED[profile]
+        named = {*killed, docker_test.STREAM[profile], docker_test.SCORES[profile][0]}
+        for name in named:
+            assert services[name]["profiles"] == [profile]
+            # A crash is mended by Docker alone.
+            assert services[name]["restart"] == "unless-stopped"
+        assert docker_test.STREAM[profile] in killed
+        assert services[docker_test.CLI[profile]]["restart"] == "no"
+
+
 def test_brokers_meet_where_clients_look_for_them(services: dict[str, dict]):
     ports = {}
     for name, service in brokers(services).items():

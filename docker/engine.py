@@ -66,9 +66,11 @@ def engine(keep: Path | None = None) -> Iterator[dict[str, str]]:
         finally:
             daemon.terminate()
             daemon.wait()
+            for mount in _mounts_below(folder):
+                subprocess.run(["umount", mount], check=True)
     finally:
         if keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder)
 
 
 def demand_compose() -> None:
@@ -105,6 +107,12 @@ def python_image(locked: str) -> str:
         made = ["docker", "import", "--change", change, tree, BASE]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL)
     return BASE
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    """What dockerd leaves mounted in its folder, a network namespace say."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    return [place for place in reversed(mounts) if place.startswith(f"{folder}/")]
 
 
 def _answers(variables: dict[str, str]) -> bool:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import websocket
 
 from lib.errors import FraudError
 from lib.setup.machine import find_browser
-from lib.system.loopback import NAMES as LOOPBACK
 from lib.system.loopback import open_url
 
 START_SECONDS = 60
@@ -65,11 +66,14 @@ class Browser:
             stderr=subprocess.DEVNULL,
         )
         try:
+            address = self._page_address()
+            # A socket of our own: websocket would go by a proxy that http_proxy names.
+            place = urlsplit(address)
             self._socket = websocket.create_connection(
-                self._page_address(),
+                address,
+                socket=socket.create_connection((place.hostname, place.port)),
                 suppress_origin=True,
                 timeout=START_SECONDS,
-                http_no_proxy=list(LOOPBACK),
             )
             for domain in ("Page", "Runtime", "Log"):
                 self.command(f"{domain}.enable")

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lib.dashboard.browser import Browser
 from lib.dashboard.serve import Dashboard
 from lib.settings import ROOT, Settings
+from lib.setup.machine import find_browser
 from lib.system.loopback import open_url
 
 PROXIES = [f"{name}_proxy" for name in ("http", "https", "all")] + [
@@ -74,3 +76,11 @@ def test_nothing_else_opens_addresses():
             ):
                 users.add(file.name)
     assert users == {"loopback.py", "network.py"}  # the second asks for the proxies
+
+
+@pytest.mark.usefixtures("server")
+def test_a_browser_is_asked_directly():
+    if find_browser() is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    with Browser() as browser:
+        assert browser.ask("1 + 1") == 2

@@ -14,14 +14,15 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH PYTHONHOME
 
 # The certificates of a network of its own, by the one name that uv knows; pip and
-# `lib.jars` know all four.
+# `lib.setup.jars` know all four.
 ifneq ($(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),$(CURL_CA_BUNDLE)),)
 export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),$(CURL_CA_BUNDLE))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup demo cluster marts dbt-docs lab test lint bench figures lock \
-	sbom docker-up docker-down docker-pin clean
+.PHONY: help doctor setup packages installed demo cluster marts dbt-docs lab test test-all \
+	lint bench figures slides \
+	lock sbom docker-up docker-down docker-test docker-pin clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' \
@@ -40,17 +41,25 @@ setup: $(STAMP)  ## virtual environment, packages and jars (once, then a no-op)
 
 $(STAMP): requirements.txt jars.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make setup PYTHON=python3.13")'
+	@$(MAKE) --no-print-directory packages
+	@$(BIN)/python -m lib.setup.jars fetch
+	@$(MAKE) --no-print-directory installed
+	@$(BIN)/python -m lib.cli.make_class_cache
+	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/python -m pre_commit install >/dev/null 2>&1 || true; fi
+	@touch $(STAMP)
+
+# The part of set-up that reads requirements.txt alone: a layer of its own in the image.
+packages:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
 		|| { echo "error: python3 -m venv failed: install your system's python3-venv package" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	@$(BIN)/python -m lib.jars fetch
+
+# … and the part that reads lib/.
+installed:
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@$(BIN)/python -m compileall -q lib
-	@$(BIN)/python -c 'import lib.demo, lib.warehouse, streamlit.web.cli'
-	@$(BIN)/python -m lib.archive
-	@if [ -d .git ] && [ -z "$$CI" ]; then $(BIN)/python -m pre_commit install >/dev/null 2>&1 || true; fi
-	@touch $(STAMP)
+	@$(BIN)/python -c 'import lib.cli.demo, lib.marts.dbt_runner, streamlit.web.cli'
 
 demo: setup  ## broker, stream, dashboard and live cards; Ctrl-C ends it, with the books
 	@$(RUN) demo
@@ -72,45 +81,59 @@ lab: setup  ## open the notebooks in JupyterLab
 WORKERS ?= 2
 AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
-	@$(BIN)/python -m lib.jars fetch --s3
-	@rm -rf executed && cp -R notebooks executed
-	@FRAUD_HOME="$$PWD/.data/test" PLOTLY_RENDERER=plotly_mimetype+notebook \
-		$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite \
-		--nbmake-timeout=600 executed tests
+RUN_TESTS = FRAUD_HOME="$$PWD/.data/test" PLOTLY_RENDERER=plotly_mimetype+notebook \
+	$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite --nbmake-timeout=600
 
-lint: setup  ## ruff over code, tests and notebooks, sqlfluff over the models
+test: setup lint  ## everything CI runs: lint, unit, integration, notebooks
+	@rm -rf executed && cp -R notebooks executed
+	@$(RUN_TESTS) -m "not slow" executed tests
+
+test-all: setup lint  ## and what needs a cluster, an object store, a Thrift server
+	@$(BIN)/python -m lib.setup.jars fetch --s3
+	@rm -rf executed && cp -R notebooks executed
+	@$(RUN_TESTS) executed tests
+
+lint: setup  ## ruff over code and notebooks, the layers of lib/, sqlfluff over the models
 	@$(BIN)/ruff format --check lib tests bench docs notebooks conftest.py
 	@$(BIN)/ruff check lib tests bench docs notebooks conftest.py
+	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' \
+		--no-cache --no-logo
 	@cd dbt && ../$(BIN)/python -m sqlfluff lint --disable-progress-bar models tests snapshots
 
 bench: setup  ## throughput of producer and stream on this machine
 	@$(BIN)/python -m bench
 
 chaos: setup  ## kill the pipeline a hundred times and count (40 minutes)
-	@$(BIN)/python -m lib.chaos
+	@$(BIN)/python -m lib.faults.chaos
 
 figures: setup  ## docs/: demo.html, the walkthrough and the pictures, from real runs
 	@PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m docs.figures
 
+# Notebooks that `make test` has run and nobody has changed since are not run again.
+slides: setup  ## docs/slides.html: the workshop's slides, one file without a network
+	@PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m docs.figures.slides
+	@echo "docs/slides.html: open it in a browser"
+
 lock: setup  ## resolve requirements.txt and jars.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header requirements.in -o requirements.txt
-	@$(BIN)/python -m lib.jars lock
-	@$(BIN)/python -m lib.sbom
+	@$(BIN)/python -m lib.setup.jars lock
+	@$(BIN)/python -m lib.setup.sbom
 
 sbom: setup  ## the bill of materials, docs/sbom.json, from both locks
-	@$(BIN)/python -m lib.sbom
+	@$(BIN)/python -m lib.setup.sbom
 
-COMPOSE := docker compose --file docker/compose.yaml
 PROFILE ?= default
 
 docker-up:  ## the pipeline in containers (PROFILE=default or cluster)
 	@docker/secrets.sh
-	@COMPOSE_PROFILES=$(PROFILE) $(COMPOSE) up --build --detach --wait
+	@COMPOSE_PROFILES=$(PROFILE) $(PYTHON) docker/up.py
 
 docker-down:  ## stop the containers; the volumes stay
-	@COMPOSE_PROFILES='*' $(COMPOSE) down
+	@COMPOSE_PROFILES=default,cluster $(PYTHON) docker/up.py --down
+
+docker-test: setup  ## both profiles for real, with crashes; needs Docker, or root to start it
+	@$(BIN)/python -m docker.test $(if $(REQUIRED),--required)
 
 docker-pin:  ## write the digest of each image behind its version in docker/.env
 	@docker/pin.sh

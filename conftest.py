@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-LONGEST = ("test_warehouse", "04_exactly_once_failures", "05_dbt", "test_faults")
+LONGEST = (
+    "test_parameters",
+    "test_dbt_runner",
+    "04_exactly_once_failures",
+    "05_dbt",
+    "test_faults",
+)
 """Files that are begun first, or one worker would be left with one at the end."""
 
 CHAINED = ("test_commands", "test_jre", "test_masking", "test_offline")

@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 from bench.machine import machine
-from lib.broker import Broker
-from lib.config import Settings
-from lib.generator import generate
-from lib.producer import replay
-from lib.reconcile import reconcile
-from lib.spark import spark_session
-from lib.stream import pipeline
+from lib.datagen.generator import generate
+from lib.kafka.broker import Broker
+from lib.kafka.producer import replay
+from lib.settings import Settings
+from lib.streaming.runner import pipeline
+from lib.streaming.session import spark_session
+from lib.verify.reconciliation import reconcile
 
 EVENTS_PER_ACCOUNT = 50
 WARM_UP_EVENTS = 20_000

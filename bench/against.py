@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.machine import machine
-from lib.config import ROOT
-from lib.jars import JAR_DIR
+from lib.settings import ROOT
+from lib.setup.jars import JAR_DIR
 
 FIGURES = {
     "latency": lambda found: found["latency_ms"],

@@ -3,12 +3,12 @@
     python -m bench.age [--commits 200 20000] [--seconds 60] [--out FILE]
 
 Each lake is made beforehand, without Spark: EVENTS a commit are sent to Kafka, judged
-by `lib.scoring` and committed by the stream's `lib.query.local_writer`, with
-its compactions and checkpoints of the log, batch after batch. All of it happens within
-an hour, so no entry of the log is old enough to be deleted: a running stream has fewer.
-Then a new process starts the stream there as after a lost checkpoint, which gives it
-all accounts as its state, and measures as `bench.state` does: both at the same age of
-the JVM.
+by `lib.streaming.scoring` and committed by the stream's
+`lib.streaming.query.local_writer`, with its compactions and checkpoints of the log,
+batch after batch. All of it happens within an hour, so no entry of the log is old
+enough to be deleted: a running stream has fewer. Then a new process starts the stream
+there as after a lost checkpoint, which gives it all accounts as its state, and measures
+as `bench.state` does: both at the same age of the JVM.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ import pyarrow as pa
 
 from bench.machine import in_a_process, machine
 from bench.state import measured
-from lib.broker import Broker
-from lib.clients import committed_records, end_offsets
-from lib.config import Settings
-from lib.generator import generate
-from lib.lake import LocalLake
-from lib.processor import CORRECTIONS, ROWS, Target, to_ipc
-from lib.producer import replay
-from lib.query import local_writer
-from lib.scoring import input_table, judge, parse
-from lib.tables import SCHEMAS
+from lib.datagen.generator import generate
+from lib.kafka.broker import Broker
+from lib.kafka.clients import committed_records, end_offsets
+from lib.kafka.producer import replay
+from lib.lake.tables import SCHEMAS
+from lib.lake.writer import LocalLake
+from lib.settings import Settings
+from lib.streaming.processor import CORRECTIONS, ROWS, Target, to_ipc
+from lib.streaming.query import local_writer
+from lib.streaming.scoring import input_table, judge, parse
 from tests.unit.operator_output import Output
 
 EVENTS, EVENTS_PER_ACCOUNT = 50, 50

@@ -1,4 +1,4 @@
-"""What one commit of a small append costs: by delta-rs and by `lib.delta_append`.
+"""What one commit of a small append costs: by delta-rs and by `lib.lake.append_log`.
 
     python -m bench.commits [--behind 0 400 20000] [--out FILE]
 
@@ -21,8 +21,8 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from bench.machine import machine
-from lib.lake import Batch, DataFile, LocalLake
-from lib.tables import QUARANTINE
+from lib.lake.tables import QUARANTINE
+from lib.lake.writer import Batch, DataFile, LocalLake
 from tests.unit.small_table import row
 
 COUNT = 60

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 
 from bench.machine import machine
-from lib.browser import Browser
-from lib.config import Settings
+from lib.dashboard.browser import Browser
 from lib.dashboard.reader import Reader
 from lib.dashboard.serve import Dashboard
 from lib.dashboard.view import Filters
+from lib.settings import Settings
 
 RATE = 20
 COMMIT_ROWS = 40

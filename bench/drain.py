@@ -27,13 +27,13 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from bench.machine import machine
-from lib.broker import Broker
-from lib.clients import committed_records, end_offsets, ensure_topic
-from lib.config import ROOT, Settings
-from lib.generator import generate, write
-from lib.producer import replay
-from lib.spark import spark_session
-from lib.stream import pipeline
+from lib.datagen.generator import generate, write
+from lib.kafka.broker import Broker
+from lib.kafka.clients import committed_records, end_offsets, ensure_topic
+from lib.kafka.producer import replay
+from lib.settings import ROOT, Settings
+from lib.streaming.runner import pipeline
+from lib.streaming.session import spark_session
 
 EVENTS_PER_ACCOUNT = 50
 WARM_UP_EVENTS = 20_000

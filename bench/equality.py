@@ -4,7 +4,8 @@
 
 For each seed: EVENTS events with disorder, late ones, repeats, conflicts and records
 that are no events go through Kafka and the stream, once with 1 shuffle partition and
-once with 4, and SMALL of them in micro-batches of 100 records. One difference between
+once with 4, once in ten micro-batches that write the state in groups of accounts, and
+SMALL of them in micro-batches of 100 records. One difference between
 silver/scored and the oracle is an exit code of 1.
 """
 
@@ -17,18 +18,21 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 from pyspark.sql import SparkSession
 
 from bench.machine import machine
-from lib import oracle
-from lib.broker import Broker
-from lib.config import Settings
-from lib.generator import Generated, generate, write
-from lib.producer import replay
-from lib.reconcile import reconcile
-from lib.spark import spark_session
-from lib.stream import drain
+from lib.datagen.generator import Generated, generate, write
+from lib.kafka.broker import Broker
+from lib.kafka.producer import replay
+from lib.settings import Settings
+from lib.streaming import query
+from lib.streaming.runner import drain
+from lib.streaming.session import spark_session
+from lib.streaming.state_map import GROUPS
+from lib.verify import oracle
+from lib.verify.reconciliation import reconcile
 
 EVENTS_PER_ACCOUNT = 50
 DISORDER = {
@@ -40,6 +44,8 @@ DISORDER = {
 }
 PARTITIONS = (1, 4)
 SMALL_BATCH = 100
+FEW_GROUPS = 64
+"""Fewer than any of the ten batches meets accounts, so that it writes groups."""
 
 
 def main() -> None:
@@ -69,18 +75,20 @@ def sweep(folder: Path, seeds: int, events: int, small: int) -> list[dict]:
     runs = []
     try:
         for seed in range(1, seeds + 1):
-            for size, limit, partitions in (
-                *((events, None, number) for number in PARTITIONS),
-                (small, SMALL_BATCH, PARTITIONS[-1]),
+            for size, limit, partitions, groups in (
+                *((events, None, number, GROUPS) for number in PARTITIONS),
+                (events, events // 10, PARTITIONS[0], FEW_GROUPS),
+                (small, SMALL_BATCH, PARTITIONS[-1], GROUPS),
             ):
                 told = generate(
                     size, max(1, size // EVENTS_PER_ACCOUNT), seed=seed, **DISORDER
                 )
                 run = {"seed": seed, "partitions": partitions, "max_offsets": limit}
-                found = compare(
-                    spark, base, broker.bootstrap, told, folder / "run", **run
-                )
-                runs.append(run | found)
+                with patch.object(query, "GROUPS", groups):
+                    found = compare(
+                        spark, base, broker.bootstrap, told, folder / "run", **run
+                    )
+                runs.append(run | {"groups": groups} | found)
     finally:
         spark.stop()
         broker.close()

@@ -20,15 +20,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from bench.machine import machine
-from lib.broker import Broker
-from lib.clients import end_offsets
-from lib.config import Settings
-from lib.generator import generate
-from lib.producer import replay
-from lib.progress import percentiles, progress_frame
-from lib.spark import spark_session
-from lib.stream import AT_ONCE, pipeline
-from lib.tables import SCORED
+from lib.datagen.generator import generate
+from lib.kafka.broker import Broker
+from lib.kafka.clients import end_offsets
+from lib.kafka.producer import replay
+from lib.lake.tables import SCORED
+from lib.settings import Settings
+from lib.streaming.progress import percentiles, progress_frame
+from lib.streaming.runner import AT_ONCE, pipeline
+from lib.streaming.session import spark_session
 
 EVENTS_PER_ACCOUNT = 50
 ARRIVE_SECONDS = 60

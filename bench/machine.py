@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib.config import ROOT
-from lib.java import find_java
+from lib.settings import ROOT
+from lib.setup.java import find_java
 
 
 def machine() -> dict[str, object]:

@@ -21,10 +21,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from bench.machine import machine
-from lib import warehouse
-from lib.config import Settings
-from lib.registry import SOURCES
-from lib.spark import spark_session
+from lib.marts import dbt_runner
+from lib.marts.spark_catalog import SOURCES
+from lib.settings import Settings
+from lib.streaming.session import spark_session
 
 EVENTS_PER_ACCOUNT = 50
 SECONDS_APART = 3
@@ -75,7 +75,7 @@ def run(folder: Path, events: int, new: int) -> dict[str, object]:
     add(spark, warm, 2 * WARM_UP_EVENTS, new)
     fixed, _ = timed(spark, warm)
     begun = time.monotonic()
-    tested = warehouse.build(spark, settings, command="test")
+    tested = dbt_runner.build(spark, settings, command="test")
     tests = time.monotonic() - begun
     spark.stop()
     if tested.failures:
@@ -95,7 +95,7 @@ def run(folder: Path, events: int, new: int) -> dict[str, object]:
 def timed(spark: SparkSession, settings: Settings) -> tuple[float, dict[str, float]]:
     """Build models and snapshot; seconds in all and by node."""
     begun = time.monotonic()
-    built = warehouse.build(spark, settings, kinds=UNTESTED)
+    built = dbt_runner.build(spark, settings, kinds=UNTESTED)
     seconds = time.monotonic() - begun
     by_node = built.nodes.set_index("name")["seconds"].round(1)
     return seconds, by_node.to_dict()

@@ -26,12 +26,12 @@ from pathlib import Path
 import psutil
 
 from bench.machine import machine
-from lib.broker import Broker
-from lib.clients import end_offsets
-from lib.config import ROOT, Settings
-from lib.reconcile import reconcile
-from lib.spark import spark_session
-from lib.stream import pipeline
+from lib.kafka.broker import Broker
+from lib.kafka.clients import end_offsets
+from lib.settings import ROOT, Settings
+from lib.streaming.runner import pipeline
+from lib.streaming.session import spark_session
+from lib.verify.reconciliation import reconcile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 APART = timedelta(days=4)

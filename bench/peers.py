@@ -37,22 +37,22 @@ from pyspark.sql import functions as F
 from bench.latency import visible
 from bench.machine import machine
 from bench.plain_rules import score
-from lib.broker import Broker
-from lib.clients import (
+from lib.datagen.generator import generate
+from lib.kafka.broker import Broker
+from lib.kafka.clients import (
     TOPIC_PARTITIONS,
     committed_records,
     end_offsets,
     ensure_topic,
     spark_options,
 )
-from lib.config import ROOT, Settings
-from lib.generator import generate
-from lib.producer import replay
-from lib.progress import percentiles
-from lib.query import read_topic
-from lib.spark import spark_session
-from lib.stream import pipeline
-from lib.tables import SCORED
+from lib.kafka.producer import replay
+from lib.lake.tables import SCORED
+from lib.settings import ROOT, Settings
+from lib.streaming.progress import percentiles
+from lib.streaming.query import read_topic
+from lib.streaming.runner import pipeline
+from lib.streaming.session import spark_session
 
 EVENTS_PER_ACCOUNT = 50
 ARRIVE_SECONDS = 120

@@ -1,7 +1,8 @@
 """The rules over one account's history, one record at a time, for any engine.
 
 The state of an account is one binary. What an answer is, and which earlier answers it
-corrects, is the same as in `lib.history`. Needs `lib.events` and `lib.detectors` only.
+corrects, is the same as in `lib.detectors.engine`. Needs `lib.events.card_event` and
+`lib.detectors.rules` only.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import pickle
 from bisect import insort
 from typing import Protocol
 
-from lib.detectors import THRESHOLDS, amount, geo, velocity
-from lib.events import Event, Rejection, mask_account, parse
+from lib.detectors.rules import amount, geo, velocity
+from lib.detectors.thresholds import THRESHOLDS
+from lib.events.card_event import Event, Rejection, mask_account, parse
 
 _KNOWN = "history"
 

@@ -1,4 +1,4 @@
-"""The rules of `lib.detectors` on Quix Streams: one worker, a program of its own.
+"""The rules of `lib.detectors.rules` on Quix Streams: one worker, a program of its own.
 
 `bench.drain` and `bench.peers` start it with the interpreter of an environment that has
 quixstreams. Kafka → Kafka, exactly once, with each account's history as its state

@@ -20,13 +20,13 @@ import numpy as np
 import psutil
 
 from bench.machine import bytes_below, machine
-from lib.broker import Broker
-from lib.config import Settings
-from lib.generator import generate, write
-from lib.producer import replay
-from lib.reconcile import reconcile
-from lib.spark import spark_session
-from lib.stream import drain
+from lib.datagen.generator import generate, write
+from lib.kafka.broker import Broker
+from lib.kafka.producer import replay
+from lib.settings import Settings
+from lib.streaming.runner import drain
+from lib.streaming.session import spark_session
+from lib.verify.reconciliation import reconcile
 
 WARM_UP = (5_000, 100)
 

@@ -3,7 +3,7 @@
     python -m bench.startup [--pairs N] [--out FILE]
 
 Starts a session in a new process, drains the fixture, and does the same
-without the archive (`lib.archive`), in turn, as often as asked for.
+without the archive (`lib.setup.class_cache`), in turn, as often as asked for.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 
 from bench.machine import in_a_process, machine
-from lib import archive
-from lib.broker import Broker
-from lib.config import ROOT, Settings
-from lib.producer import replay
-from lib.spark import spark_session
-from lib.stream import drain
+from lib.kafka.broker import Broker
+from lib.kafka.producer import replay
+from lib.settings import ROOT, Settings
+from lib.setup import class_cache
+from lib.streaming.runner import drain
+from lib.streaming.session import spark_session
 
 WAYS = ("with", "without")
 
@@ -61,7 +61,7 @@ def main() -> None:
 def once(way: str) -> dict[str, float]:
     """A session, its first batches, and the CPU that the JVM took for both."""
     if way == "without":
-        archive.FOLDER = Path("/nonexistent")
+        class_cache.FOLDER = Path("/nonexistent")
     settings = Settings.from_env()
     begun = time.monotonic()
     spark = spark_session(settings, short_lived=True)

@@ -26,17 +26,17 @@ import pandas as pd
 from bench.drain import drained
 from bench.latency import visible
 from bench.machine import bytes_below, in_a_process, machine
-from lib.broker import Broker
-from lib.clients import end_offsets
-from lib.config import Settings
-from lib.events import parse, to_json
-from lib.generator import END, generate
-from lib.producer import replay
-from lib.progress import percentiles
-from lib.reconcile import reconcile
-from lib.spark import spark_session
-from lib.stream import Pipeline, pipeline
-from lib.tables import SCORED
+from lib.datagen.generator import END, generate
+from lib.events.card_event import parse, to_json
+from lib.kafka.broker import Broker
+from lib.kafka.clients import end_offsets
+from lib.kafka.producer import replay
+from lib.lake.tables import SCORED
+from lib.settings import Settings
+from lib.streaming.progress import percentiles
+from lib.streaming.runner import Pipeline, pipeline
+from lib.streaming.session import spark_session
+from lib.verify.reconciliation import reconcile
 
 EVENTS_PER_ACCOUNT = 2
 RATE, WARM_UP_SECONDS = 20, 60

@@ -23,10 +23,10 @@ import boto3
 from deltalake import DeltaTable
 
 from bench.machine import machine
-from lib.broker import Broker
-from lib.cluster import Cluster
-from lib.config import ROOT, Settings
-from lib.generator import generate, write
+from lib.cli.cluster import Cluster
+from lib.datagen.generator import generate, write
+from lib.kafka.broker import Broker
+from lib.settings import ROOT, Settings
 from tests.integration.object_store import BUCKET, object_store
 
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/scored")

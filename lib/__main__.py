@@ -1,10 +1,10 @@
 """Entry of ``python -m lib COMMAND``."""
 
-from lib.stop import Stop, run
+from lib.system.signals import Stop, run
 
 
 def _command(stop: Stop) -> int:
-    from lib.cli import main  # when signals are taken already
+    from lib.cli.commands import main  # when signals are taken already
 
     return main(stop)
 

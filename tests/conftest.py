@@ -11,8 +11,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from lib.broker import Broker
-from lib.config import Settings
+from lib.kafka.broker import Broker
+from lib.settings import Settings
 
 # A JVM of the tests lives for seconds: the optimising compiler and the parallel
 # collector would take a core for what soon ends. It changes no answer. Spark's and
@@ -57,7 +57,7 @@ def bootstrap(base_settings: Settings):
 
 @pytest.fixture(scope="session")
 def spark(base_settings: Settings):
-    from lib.spark import INTERPRETED, spark_session
+    from lib.streaming.session import INTERPRETED, spark_session
 
     # The tests of the commands run Spark as readers do.
     conf = {**INTERPRETED, "spark.sql.shuffle.partitions": "2"}

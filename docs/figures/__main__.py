@@ -26,16 +26,16 @@ import papermill
 from bench.machine import machine
 from docs.figures import replay, walkthrough
 from docs.figures.pictures import Painter
-from lib import charts, charts_live
-from lib.broker import Broker
-from lib.browser import Browser
-from lib.config import ROOT, Settings
+from lib.charts import figures, live_figures
+from lib.cli.traffic import FIXTURE, FIXTURE_RATE
+from lib.dashboard.browser import Browser
 from lib.dashboard.serve import Dashboard
-from lib.producer import replay as send
-from lib.spark import spark_session
-from lib.stop import run
-from lib.stream import pipeline
-from lib.traffic import FIXTURE, FIXTURE_RATE
+from lib.kafka.broker import Broker
+from lib.kafka.producer import replay as send
+from lib.settings import ROOT, Settings
+from lib.streaming.runner import pipeline
+from lib.streaming.session import spark_session
+from lib.system.signals import run
 
 DOCS = ROOT / "docs"
 PARTS = ("demo", "walkthrough", "images")
@@ -99,7 +99,8 @@ def walk(names: list[str] | None, ran: Path | None) -> None:
                     path, executed, cwd=folder, progress_bar=False
                 )
             walkthrough.write(executed, DOCS / "walkthrough", painter.draw)
-    made = sorted(file.stem for file in (DOCS / "walkthrough").glob("0*.md"))
+    files = sorted((DOCS / "walkthrough").glob("*.md"))
+    made = [file.stem for file in files if file.stem != "README"]
     (DOCS / "walkthrough" / "README.md").write_text(walkthrough.index(made))
     # `make lint` wants the code in it as all other code.
     command = [sys.executable, "-m", "ruff", "format", "--quiet", DOCS / "walkthrough"]
@@ -121,7 +122,7 @@ def memory_of_the_page():
     samples = pd.DataFrame(told["mb"]).rename(columns={"hour": "x", "mb": "y"})
     grown = samples["y"].iloc[-1] - samples["y"].iloc[0]
     title = f"The page's memory over {told['events']:,} events: {grown:+.0f} MB"
-    return charts.cumulative(
+    return figures.cumulative(
         {"resident memory": samples}, title, "hours of 20 events per second", "MB"
     )
 
@@ -131,7 +132,7 @@ def latency_of_peers():
     found = _result("peers")
     rate = found["settings"]["rate"]
     title = f"Kafka's timestamp to what a reader can see, at {rate:g} events/s"
-    return charts_live.latency_ranges(found["latency_ms"], title)
+    return live_figures.latency_ranges(found["latency_ms"], title)
 
 
 def _result(name: str) -> dict:

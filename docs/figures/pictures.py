@@ -1,4 +1,4 @@
-"""Plotly figures as PNG files, drawn by the browser that is there."""
+"""Plotly figures as pictures, drawn by the browser that is there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import unquote
 
 from plotly.offline import get_plotlyjs
 
-from lib.browser import Browser
+from lib.dashboard.browser import Browser
 
 WIDTH = 900
 HEIGHT = 380
@@ -39,11 +40,19 @@ class Painter:
         self._folder.cleanup()
 
     def draw(self, figure: dict, file: Path) -> None:
-        """Draw a figure, given as its JSON."""
+        """Draw a figure, given as its JSON, into a PNG file."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(base64.b64decode(self._image(figure, "png")))
+
+    def svg(self, figure: dict) -> str:
+        """The figure, given as its JSON, as the text of an SVG file."""
+        return unquote(self._image(figure, "svg"))
+
+    def _image(self, figure: dict, kind: str) -> str:
+        """What stands behind the comma of the picture's data URL."""
         layout = figure["layout"]
         size = {"width": WIDTH, "height": layout.get("height") or HEIGHT}
         asked = json.dumps({"data": figure["data"], "layout": layout})
-        options = json.dumps({"format": "png", **size})
+        options = json.dumps({"format": kind, **size})
         url = self._browser.ask(f"Plotly.toImage({asked}, {options})")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(base64.b64decode(url.partition(",")[2]))
+        return url.partition(",")[2]

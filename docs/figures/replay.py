@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.config import Settings
-from lib.dashboard.follow import Follower, NoTable, Snapshot
 from lib.dashboard.masking import Tokens
 from lib.dashboard.model import ROW_COLUMNS, Row
 from lib.dashboard.view import entry
-from lib.progress import percentiles
+from lib.lake.follower import Follower, NoTable, Snapshot
+from lib.settings import Settings
+from lib.streaming.progress import percentiles
 
 TEMPLATE = Path(__file__).with_name("replay.html")
 

@@ -1,4 +1,4 @@
-"""The operator's page: a Streamlit app over a reader of Delta that needs no JVM."""
+"""The operator's page: a Streamlit app over a reader of Delta, without a JVM.
 
-PORT = 8501
-"""Where the page is, if nobody asks for another port."""
+May use: `charts`, `lake`, `kafka`, and of `streaming` its reports; it starts no Spark.
+"""

@@ -8,14 +8,16 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from lib.config import Settings
-from lib.dashboard.follow import NoTable, rows_of
 from lib.dashboard.model import ROW_COLUMNS, Row, shortened
+from lib.detectors.rules import NAMES
+from lib.lake.follower import NoTable, rows_of
+from lib.lake.tables import SCORED, TRANSACTIONS
+from lib.settings import Settings
 
 HISTORY_ROWS = 500
 TOP = 10
 GOLD = "gold/dim_account"
-_ALERTS = ("velocity_alerts", "geo_alerts", "amount_alerts")
+_ALERTS = tuple(f"{name}_alerts" for name in NAMES)
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ def history(settings: Settings, account_id: str) -> History:
     Raises:
         NoTable: the table can't be read.
     """
-    pieces = rows_of(settings.table("silver/scored"), account_id, ROW_COLUMNS)
+    pieces = rows_of(settings.table(SCORED), account_id, ROW_COLUMNS)
     pieces = map(shortened, pieces)
     found = [values for piece in pieces for values in piece.to_pylist()]
     found.sort(key=lambda values: (values["ts"], values["event_id"]), reverse=True)
     rows = [Row(**values) for values in found[:HISTORY_ROWS]]
     try:
         columns = ("event_id", "partition", "offset")
-        pieces = rows_of(settings.table("silver/transactions"), account_id, columns)
+        pieces = rows_of(settings.table(TRANSACTIONS), account_id, columns)
     except NoTable:
         pieces = []
     placed = [values for piece in pieces for values in piece.to_pylist()]

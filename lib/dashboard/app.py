@@ -7,15 +7,16 @@ import time
 import pandas as pd
 import streamlit as st
 
-from lib import charts_live, codes
-from lib.config import Settings
+from lib.charts import live_figures
 from lib.dashboard import markup, view
-from lib.dashboard.follow import NoTable
+from lib.dashboard.escaping import for_markdown
 from lib.dashboard.health import NOT_ASKED, Health, age_text, clock_text
 from lib.dashboard.reader import Live, Reader
-from lib.dashboard.tally import DETECTORS
-from lib.events import mask_accounts
-from lib.inert import for_markdown
+from lib.detectors.rules import NAMES
+from lib.events import iso_codes
+from lib.events.card_event import mask_accounts
+from lib.lake.follower import NoTable
+from lib.settings import Settings
 
 # How often each part is drawn anew; a chart costs more than a table.
 FEED_SECONDS = 0.7
@@ -92,11 +93,14 @@ def _controls() -> tuple[view.Filters, bool]:
     # In the address, so that a filtered page can be sent to a colleague.
     with detectors:
         chosen = st.multiselect(
-            "Detectors", DETECTORS, key="detectors", bind="query-params"
+            "Detectors", NAMES, key="detectors", bind="query-params"
         )
     with countries:
         wanted = st.multiselect(
-            "Countries", sorted(codes.countries()), key="countries", bind="query-params"
+            "Countries",
+            sorted(iso_codes.countries()),
+            key="countries",
+            bind="query-params",
         )
     with account:
         ending = st.text_input(
@@ -128,7 +132,7 @@ def _feed(reader: Reader, filters: view.Filters, paused: bool) -> None:
 
 
 def _told(trouble: str) -> str:
-    """Somebody else's words among our own, which Streamlit takes for Markdown."""
+    """Untrusted text, escaped for Streamlit's Markdown."""
     return for_markdown(mask_accounts(trouble))
 
 
@@ -173,19 +177,19 @@ def _rates(reader: Reader) -> None:
     )
     frame = pd.DataFrame(live.rates, columns=["second", "rate"])
     title = f"{now} events per second reach the table (rolling 60 s)"
-    _chart(charts_live.rolling_throughput(frame, title), "throughput")
+    _chart(live_figures.rolling_throughput(frame, title), "throughput")
 
 
 def _charts(reader: Reader) -> None:
     alerts = reader.alerts()
-    counts = ", ".join(f"{alerts.totals[d]:,} {d}" for d in DETECTORS)
+    counts = ", ".join(f"{alerts.totals[d]:,} {d}" for d in NAMES)
     _chart(
-        charts_live.alerts_over_time(alerts.over_time, f"Alerts: {counts}"), "alerts"
+        live_figures.alerts_over_time(alerts.over_time, f"Alerts: {counts}"), "alerts"
     )
     if len(alerts.countries):
         first = alerts.countries.iloc[0]
         title = f"{first['country']} has the most alerts: {first['alerts']:,}"
-        _chart(charts_live.countries(alerts.countries, title), "countries")
+        _chart(live_figures.countries(alerts.countries, title), "countries")
     st.html(_accounts_table(reader, alerts.accounts))
 
 
@@ -299,7 +303,7 @@ def _account(reader: Reader, token: str) -> None:
         f"{len(flagged):,} of them with an alert"
     )
     title = f"{len(flagged):,} alerts, and the band in which an amount is no outlier"
-    _chart(charts_live.account_history(page.points, title), "history", height=420)
+    _chart(live_figures.account_history(page.points, title), "history", height=420)
     st.html(markup.history(page.entries, page.places, caption))
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from lib.config import Settings, local_path
 from lib.errors import FraudError
-from lib.heartbeat import Beat, read_beat, read_reports
-from lib.progress import progress_frame
+from lib.settings import Settings, local_path
+from lib.streaming.heartbeat import Beat, read_beat, read_reports
+from lib.streaming.progress import progress_frame
 
 ASK_SECONDS = 5.0
 """How often the broker is asked where its topic ends."""
@@ -223,8 +223,8 @@ class TopicEnds:
             self._end.wait(ASK_SECONDS)
 
     def _ask(self) -> tuple[dict[int, int], str]:
-        from lib.broker import running_bootstrap
-        from lib.clients import end_offsets
+        from lib.kafka.broker import running_bootstrap
+        from lib.kafka.clients import end_offsets
 
         bootstrap = self._settings.kafka or running_bootstrap(self._settings)
         if not bootstrap:

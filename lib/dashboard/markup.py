@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lib.charts import COLOURS
+from lib.dashboard.escaping import LABEL_LENGTH, for_html, for_label
 from lib.dashboard.masking import CODE_LENGTH
 from lib.dashboard.view import Entry
-from lib.events import mask_accounts
-from lib.inert import LABEL_LENGTH, for_html, for_label
-
-SEED_MS = (120, 410, 860)
-"""p50, p95, p99 on the project's page: placeholders there, shown as such here."""
+from lib.detectors.rules import DETECTORS, NAMES
+from lib.events.card_event import mask_accounts
 
 AMOUNT_LENGTH = 24
 """Characters: 1,000,000,000.00 and a currency have 20."""
@@ -21,7 +18,10 @@ WHY_LENGTH = 80
 STATUS_LENGTH = 400
 TOOLTIP_LENGTH = 500
 
-# Black on orange and pink, white on blue: contrast of 4.9 and more (WCAG AA).
+_BADGES = "\n".join(
+    f".fs-{each.name} {{ background: {each.colour}; color: {each.ink}; }}"
+    for each in DETECTORS
+)
 STYLE = f"""
 <style>
 .fs-table {{ width: 100%; border-collapse: collapse; font-size: 1rem; }}
@@ -40,9 +40,7 @@ STYLE = f"""
   background: var(--st-background-color, Canvas); }}
 .fs-badge {{ display: inline-block; padding: .05rem .45rem; border-radius: .3rem;
   font-weight: 700; font-size: .85rem; white-space: nowrap; }}
-.fs-velocity {{ background: {COLOURS["velocity"]}; color: #000; }}
-.fs-geo {{ background: {COLOURS["geo"]}; color: #fff; }}
-.fs-amount {{ background: {COLOURS["amount"]}; color: #000; }}
+{_BADGES}
 .fs-mark {{ display: inline-block; padding: .05rem .45rem; border-radius: .3rem;
   border: 1px solid currentColor; font-size: .85rem; }}
 .fs-why {{ opacity: .85; font-size: .9rem; padding-right: .6rem; }}
@@ -138,11 +136,10 @@ def history(entries: Sequence[Entry], places: Sequence[str], caption: str) -> st
 
 
 def latency(last: Sequence[float | None], run: Sequence[float | None], measured: int):
-    """Percentiles from Kafka to Delta, beside the seed's placeholders."""
+    """Percentiles from Kafka to Delta."""
     lines = [
         ("last 60 s", *map(_ms, last)),
         (f"all {measured:,} measured", *map(_ms, run)),
-        ("seed's placeholders", *(f"~{value} ms" for value in SEED_MS)),
     ]
     return plain(
         "Latency, Kafka record to Delta commit", ("", "p50", "p95", "p99"), lines
@@ -166,11 +163,11 @@ def accounts(rows: Iterable[Mapping[str, object]], caption: str) -> str:
     """Accounts at risk: the masked account leads to its page."""
     rows = list(rows)
     banded = any("risk_band" in row for row in rows)
-    head = ["Account", "Alerts", "Velocity", "Geo", "Amount"]
+    head = ["Account", "Alerts", *(name.capitalize() for name in NAMES)]
     lines = [
         [
             Raw(account_link(str(row["account"]), str(row["token"]))),
-            *(row[name] for name in ("alerts", "velocity", "geo", "amount")),
+            *(row[name] for name in ("alerts", *NAMES)),
             *([row["risk_band"]] if banded else []),
         ]
         for row in rows

@@ -7,19 +7,15 @@ import hmac
 import secrets
 from collections import OrderedDict
 
+from lib.dashboard.escaping import for_label
 from lib.dashboard.model import Row
-from lib.events import mask_accounts
-from lib.inert import for_label
+from lib.detectors.detector import Detector
+from lib.events.card_event import mask_accounts
 
 REMEMBERED = 5_000
 """Accounts whose tokens lead back: far more than one page ever shows."""
 
 CODE_LENGTH = 12
-LABELS = {
-    "velocity": "FRAUD: VELOCITY",
-    "geo": "FRAUD: GEO ANOMALY",
-    "amount": "FRAUD: AMOUNT OUTLIER",
-}
 
 
 class Tokens:
@@ -59,25 +55,17 @@ def code(text: str) -> str:
     return for_label(mask_accounts(text), CODE_LENGTH)
 
 
-def reason(row: Row, detector: str) -> str:
+class _Safe:
+    """A row whose texts are masked and short enough for a page."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    def __getattr__(self, name: str) -> object:
+        value = getattr(self._row, name)
+        return code(value) if isinstance(value, str) else value
+
+
+def reason(row: Row, detector: Detector) -> str:
     """Why the detector fires on the row, in words."""
-    if detector == "velocity":
-        return f"{row.velocity_count} transactions in 60 s"
-    if detector == "geo":
-        came, here = code(row.prev_country or "?"), code(row.country)
-        return f"{came} → {here} in {duration(row.gap_seconds or 0)}"
-    return f"z = {score(row.z)} over {row.baseline_n} purchases"
-
-
-def score(z: float) -> str:
-    """A z-score as a person reads it: amounts that are all but equal make it huge."""
-    return f"{z:.1f}" if abs(z) < 1e6 else f"{z:.0e}"
-
-
-def duration(seconds: float) -> str:
-    """A duration as people say it, e.g. ``14 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return detector.reason(_Safe(row))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lib.dashboard.follow import Commit, File, Follower, NoTable, Snapshot, concat
-from lib.dashboard.tally import (
-    DETECTORS,
-    TALLY_COLUMNS,
+from lib.dashboard.aggregates import (
+    SUMMED_COLUMNS,
     Histogram,
     LastMinute,
-    Tally,
+    Sums,
 )
+from lib.detectors.detector import Detector
+from lib.detectors.rules import DETECTORS
+from lib.lake.follower import Commit, File, Follower, NoTable, Snapshot, concat
+from lib.lake.tables import SCHEMAS, SCORED
 
 NEWEST = 2_000
 ALERTS = 1_000
@@ -27,29 +29,7 @@ ALERTS = 1_000
 TEXT_LENGTH = 1_000
 """Characters of a merchant's name that are kept: a name may be as long as a record."""
 
-ROW_COLUMNS = (
-    "event_id",
-    "account_id",
-    "ts",
-    "merchant",
-    "country",
-    "amount",
-    "currency",
-    "late",
-    "is_velocity",
-    "velocity_count",
-    "is_geo",
-    "prev_country",
-    "gap_seconds",
-    "is_amount",
-    "z",
-    "baseline_n",
-    "baseline_mean",
-    "baseline_stddev",
-    "revision",
-    "kafka_timestamp",
-    "scored_at",
-)
+ROW_COLUMNS = tuple(SCHEMAS[SCORED].names)
 _ID, _TIME = pa.string(), pa.timestamp("us")
 _EMPTY = pa.table(
     {
@@ -61,42 +41,35 @@ _EMPTY = pa.table(
 PERCENTILES = (50.0, 95.0, 99.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One scored event, as the table has it, and when it became visible.
+class _Fired:
+    """What `Row` says beyond its columns."""
 
-    Attributes:
-        visible_ms: timestamp of the commit that made it visible, milliseconds since
-            the epoch; None if that is not known any more.
-    """
+    __slots__ = ()
 
-    event_id: str
-    account_id: str
-    ts: datetime
-    merchant: str
-    country: str
-    amount: object
-    currency: str
-    late: bool
-    is_velocity: bool
-    velocity_count: int | None
-    is_geo: bool
-    prev_country: str | None
-    gap_seconds: float | None
-    is_amount: bool
-    z: float | None
-    baseline_n: int | None
-    baseline_mean: float | None
-    baseline_stddev: float | None
-    revision: int
-    kafka_timestamp: datetime
-    scored_at: datetime
-    visible_ms: int | None = None
+    @property
+    def fired(self) -> tuple[Detector, ...]:
+        """The detectors that fire on it."""
+        return tuple(d for d in DETECTORS if getattr(self, f"is_{d.name}"))
 
     @property
     def detectors(self) -> tuple[str, ...]:
-        """The detectors that fire on it."""
-        return tuple(d for d in DETECTORS if getattr(self, f"is_{d}"))
+        """Their names."""
+        return tuple(detector.name for detector in self.fired)
+
+
+Row = make_dataclass(
+    "Row",
+    [*ROW_COLUMNS, ("visible_ms", "int | None", None)],
+    bases=(_Fired,),
+    frozen=True,
+    slots=True,
+)
+Row.__doc__ = """One scored event, as the table has it, and when it became visible.
+
+Attributes:
+    visible_ms: timestamp of the commit that made it visible, milliseconds since the
+        epoch; None if that is not known any more.
+"""
 
 
 @dataclass(frozen=True)
@@ -118,7 +91,7 @@ class ScoredModel:
     """silver/scored in bounded memory.
 
     Attributes:
-        tally: sums over all rows.
+        sums: sums over all rows.
         follower: the table's follower.
     """
 
@@ -173,7 +146,7 @@ class ScoredModel:
     # -- taking in --------------------------------------------------------------
 
     def _clear(self) -> None:
-        self.tally = Tally()
+        self.sums = Sums()
         self._latencies = Histogram()
         self._minute = LastMinute()
         self._newest: OrderedDict[tuple[str, str], Row] = OrderedDict()
@@ -182,8 +155,8 @@ class ScoredModel:
     def _load(self, snapshot: Snapshot) -> None:
         self._clear()
         for file in snapshot.files:
-            for rows in self.follower.read(file, TALLY_COLUMNS):
-                self.tally.add(rows)
+            for rows in self.follower.read(file, SUMMED_COLUMNS):
+                self.sums.add(rows)
         self._show(_newest_rows(self.follower, snapshot.files), None)
 
     def _apply(self, commit: Commit) -> None:
@@ -209,7 +182,7 @@ class ScoredModel:
         times, shown = [], _EMPTY
         for file in commit.added:
             for rows in map(shortened, self.follower.read(file, ROW_COLUMNS)):
-                self.tally.add(rows)
+                self.sums.add(rows)
                 times.append(rows["kafka_timestamp"])
                 shown = concat([shown, _largest(rows, NEWEST)], _EMPTY)
             shown = _largest(shown, NEWEST) if shown.num_rows > NEWEST else shown
@@ -232,7 +205,7 @@ class ScoredModel:
         """
         pieces = []
         for rows in map(shortened, self.follower.read(file, ROW_COLUMNS)):
-            self.tally.add(rows)
+            self.sums.add(rows)
             pieces.append(rows.filter(pc.equal(rows["scored_at"], latest)))
         return concat(pieces, _EMPTY)
 
@@ -240,8 +213,8 @@ class ScoredModel:
         """Subtract the removed files; returns which written events stood in them."""
         known = set()
         for file in commit.removed:
-            for rows in self.follower.read(file, ("event_id", *TALLY_COLUMNS)):
-                self.tally.add(rows, -1)
+            for rows in self.follower.read(file, ("event_id", *SUMMED_COLUMNS)):
+                self.sums.add(rows, -1)
                 same = pc.is_in(rows["event_id"], written["event_id"].combine_chunks())
                 rows = rows.filter(same)
                 ids = rows["account_id"].to_pylist(), rows["event_id"].to_pylist()

@@ -7,6 +7,6 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
-from lib.dashboard.names import OwnNames
+from lib.dashboard.allowed_hosts import OwnNames
 
 app = st.App(Path(__file__).with_name("app.py"), middleware=[Middleware(OwnNames)])

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from lib.config import Settings
 from lib.dashboard.accounts import AtRisk, at_risk, history
-from lib.dashboard.follow import NoTable, Unreadable
 from lib.dashboard.health import Health, TopicEnds, look
-from lib.dashboard.ledger import Books, Bronze, Counted, Verdict
 from lib.dashboard.masking import Tokens
 from lib.dashboard.model import Latency, ScoredModel
+from lib.dashboard.row_counts import Bronze, Counted, RowCounts, Verdict
 from lib.dashboard.view import (
     AccountPage,
     Entry,
@@ -29,7 +27,10 @@ from lib.dashboard.view import (
     feed,
     top_accounts,
 )
-from lib.detectors import THRESHOLDS
+from lib.detectors.thresholds import THRESHOLDS
+from lib.lake.follower import NoTable, Unreadable
+from lib.lake.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
+from lib.settings import Settings
 
 POLL_SECONDS = 0.25
 HEALTH_SECONDS = 1.0
@@ -92,17 +93,17 @@ class Reader:
         self.tokens = Tokens()
         self.refresh_ms = 0.0
         self.health_trouble = ""
-        self._scored = ScoredModel(settings.table("silver/scored"))
-        self._bronze = Bronze(settings.table("bronze/tx_events"), settings.topic)
-        self._transactions = Counted(settings.table("silver/transactions"))
-        self._quarantine = Counted(settings.table("silver/quarantine"), ("reason",))
+        self._scored = ScoredModel(settings.table(SCORED))
+        self._bronze = Bronze(settings.table(BRONZE), settings.topic)
+        self._transactions = Counted(settings.table(TRANSACTIONS))
+        self._quarantine = Counted(settings.table(QUARANTINE), ("reason",))
         self._verdict = Verdict()
         self._ends = TopicEnds(settings)
         self._lock = threading.RLock()
         self._trouble = "reading the lake …"
         self._unread = ""  # why the counts of another table can't be trusted
         self._health: Health | None = None
-        self._books: tuple[Books, str] | None = None
+        self._books: tuple[RowCounts, str] | None = None
         self._gold: AtRisk | None = None
         self._next_health = self._next_gold = 0.0
         self._end = threading.Event()
@@ -158,27 +159,27 @@ class Reader:
                 ),
                 rates=scored.rates(now),
                 latency=scored.latency(now),
-                rows=scored.tally.rows,
-                flagged=scored.tally.flagged,
+                rows=scored.sums.rows,
+                flagged=scored.sums.flagged,
                 trouble=self._trouble or self._unread,
             )
 
     def alerts(self) -> Alerts:
         """Alerts over time, by country and by account."""
         with self._lock:
-            tally = self._scored.tally
+            sums = self._scored.sums
             return Alerts(
-                totals=Counter(tally.alerts),
-                over_time=alerts_over_time(tally.slots),
-                countries=by_country(tally.countries, tally.flagged_countries),
-                accounts=top_accounts(tally.accounts, self.tokens),
+                totals=Counter(sums.alerts),
+                over_time=alerts_over_time(sums.slots),
+                countries=by_country(sums.countries, sums.flagged_countries),
+                accounts=top_accounts(sums.accounts, self.tokens),
             )
 
     def health(self) -> Health | None:
         """The stream's health; None before the first look."""
         return self._health
 
-    def books(self) -> tuple[Books, str] | None:
+    def books(self) -> tuple[RowCounts, str] | None:
         """The counts and the verdict; None before the first look."""
         return self._books
 
@@ -235,12 +236,12 @@ class Reader:
                 continue  # it counts as empty
         self._unread = unread
         health = look(self.settings, self._ends, time.time())
-        books = Books(
+        books = RowCounts(
             committed=self._bronze.committed(health.committed),
             bronze=self._bronze.rows,
             transactions=self._transactions.rows,
             quarantine=self._quarantine.rows,
-            scored=self._scored.tally.rows,
+            scored=self._scored.sums.rows,
             behind=health.behind,
             catching_up=health.catching_up,
         )

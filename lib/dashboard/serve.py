@@ -10,11 +10,10 @@ import time
 import webbrowser
 from pathlib import Path
 
-from lib.broker import free_ports
-from lib.config import Settings
-from lib.dashboard import PORT
 from lib.errors import FraudError
-from lib.loopback import is_free, open_url
+from lib.kafka.broker import free_ports
+from lib.settings import DASHBOARD_PORT, Settings
+from lib.system.loopback import is_free, open_url
 
 HOST = "127.0.0.1"
 READY_SECONDS = 60
@@ -46,13 +45,16 @@ class Dashboard:
         port: int | None = None,
         *,
         or_any_port: bool = False,
+        page: Path = _PAGE,
     ) -> None:
-        """Args: settings; port: None means PORT, 0 any that is free; or_any_port:
-        if nobody asked for a port and PORT is taken, use another one."""
+        """Args: settings; port: None means DASHBOARD_PORT, 0 any that is free;
+        or_any_port: if nobody asked for a port and that one is taken, use another;
+        page: the Streamlit script, which finds the settings in its environment."""
         self.settings = settings
-        if port is None and or_any_port and not is_free(PORT):
+        self._page = page
+        if port is None and or_any_port and not is_free(DASHBOARD_PORT):
             port = 0
-        self._port = free_ports(1)[0] if port == 0 else (port or PORT)
+        self._port = free_ports(1)[0] if port == 0 else (port or DASHBOARD_PORT)
         self.url = f"http://{HOST}:{self._port}"
         self._process: subprocess.Popen | None = None
         self._log = settings.log_dir / "dashboard.log"
@@ -86,6 +88,7 @@ class Dashboard:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "lib.dashboard.serve", str(self._port)),
+                    str(self._page),
                     str(self.settings.home),  # for those who look at `ps`
                 ],
                 stdin=subprocess.PIPE,
@@ -165,8 +168,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def main(port: str) -> None:
-    """Run the page in this process."""
+def main(port: str, page: str) -> None:
+    """Run the page, a Streamlit script, in this process."""
     _end_with_parent()
     from streamlit.web import cli  # seconds, in which the parent may end
 
@@ -185,9 +188,9 @@ def main(port: str) -> None:
         "runner.postScriptGC": "false",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    sys.argv = ["streamlit", "run", str(_PAGE), *flags]
+    sys.argv = ["streamlit", "run", page, *flags]
     cli.main()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

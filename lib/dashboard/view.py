@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from lib.dashboard.accounts import History
-from lib.dashboard.masking import LABELS, Tokens, code, reason
+from lib.dashboard.aggregates import SLOT_SECONDS
+from lib.dashboard.escaping import for_html, for_spreadsheet
+from lib.dashboard.masking import Tokens, code, reason
 from lib.dashboard.model import Row
-from lib.dashboard.tally import DETECTORS, SLOT_SECONDS
-from lib.events import mask_account, mask_accounts
-from lib.inert import for_html, for_spreadsheet
+from lib.detectors.rules import NAMES
+from lib.events.card_event import mask_account, mask_accounts
 
 FEED_ROWS = 40
 TOP_ACCOUNTS = 10
@@ -104,7 +105,7 @@ def feed(rows: list[Row], alerts: list[Row], filters: Filters, tokens: Tokens):
 
 def entry(row: Row, tokens: Tokens) -> Entry:
     """One row of the feed."""
-    badges = tuple(Badge(d, LABELS[d], reason(row, d)) for d in row.detectors)
+    badges = tuple(Badge(d.name, d.label, reason(row, d)) for d in row.fired)
     latency = None
     if row.visible_ms is not None:
         latency = row.visible_ms - _epoch_ms(row.kafka_timestamp)
@@ -157,7 +158,7 @@ def alerts_over_time(slots: Counter) -> pd.DataFrame:
     """Alerts per detector over time, in slots wide enough to be few.
 
     Args:
-        slots: (slot, detector) → alerts, see ``tally.Tally``.
+        slots: (slot, detector) → alerts, see ``aggregates.Sums``.
 
     Returns:
         columns ``at`` (UTC, start of the slot), ``detector``, ``alerts``,
@@ -210,7 +211,7 @@ def top_accounts(accounts: dict[str, list[int]], tokens: Tokens) -> list[dict]:
             "account": mask_account(name),
             "token": tokens.account(name),
             "alerts": total,
-            **dict(zip(DETECTORS, accounts[name], strict=True)),
+            **dict(zip(NAMES, accounts[name], strict=True)),
         }
         for total, name in most
         if total > 0
@@ -224,7 +225,7 @@ def gold_accounts(rows: Iterable[dict], tokens: Tokens) -> list[dict]:
             "account": mask_account(row["account_id"]),
             "token": tokens.account(row["account_id"]),
             "alerts": row["alerts"],
-            **{d: row[f"{d}_alerts"] for d in DETECTORS},
+            **{d: row[f"{d}_alerts"] for d in NAMES},
             "risk_band": row["risk_band"],
         }
         for row in rows

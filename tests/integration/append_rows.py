@@ -6,8 +6,8 @@ import sys
 
 from pyspark.sql.functions import lit
 
-from lib.config import Settings
-from lib.spark import spark_session
+from lib.settings import Settings
+from lib.streaming.session import spark_session
 
 
 def main(table: str, rows: int) -> None:

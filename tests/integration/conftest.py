@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from lib.broker import Broker
-from lib.clients import ensure_topic
-from lib.config import Settings
-from lib.stream import drain
+from lib.kafka.broker import Broker
+from lib.kafka.clients import ensure_topic
+from lib.settings import Settings
+from lib.streaming.runner import drain
 from tests.integration.helpers import (
     ODD_NAME,
     Ran,

@@ -17,11 +17,11 @@ import psutil
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from lib.clients import committed_records, end_offsets
-from lib.config import ROOT, Settings
-from lib.producer import make_producer
-from lib.query import QUERY
-from lib.tables import SCHEMAS
+from lib.kafka.clients import committed_records, end_offsets
+from lib.kafka.producer import make_producer
+from lib.lake.tables import SCHEMAS
+from lib.settings import ROOT, Settings
+from lib.streaming.query import QUERY
 
 PYTHON = sys.executable
 POLL_SECONDS = 0.05

@@ -10,8 +10,8 @@ from decimal import Decimal
 from delta import DeltaTable
 from pyspark.sql import SparkSession
 
-from lib.config import Settings
-from lib.registry import SOURCES
+from lib.marts.spark_catalog import SOURCES
+from lib.settings import Settings
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SENT = datetime(2026, 3, 2, 9, 0, 30, tzinfo=UTC)

@@ -16,11 +16,11 @@ import psutil
 import pytest
 from jupyter_client import KernelManager
 
-from lib.broker import Broker
-from lib.clients import ensure_topic
-from lib.config import Settings
 from lib.errors import FraudError
-from lib.producer import replay
+from lib.kafka.broker import Broker
+from lib.kafka.clients import ensure_topic
+from lib.kafka.producer import replay
+from lib.settings import Settings
 from tests.integration.helpers import (
     PATIENCE_SECONDS,
     PYTHON,
@@ -37,8 +37,8 @@ MAX_RSS = 512 * 2**20
 
 USER = """
 import json, sys
-from lib.broker import Broker
-from lib.config import Settings
+from lib.kafka.broker import Broker
+from lib.settings import Settings
 
 broker = Broker(Settings.from_env()).start()
 said = {"bootstrap": broker.bootstrap, "pid": broker.pid, "owned": broker.owned}
@@ -95,7 +95,7 @@ def test_broker_ends_with_its_owner(owners_home: Path, ending):
     kafka = psutil.Process(owner.said["pid"])
     guard = kafka.parent()
     assert str(owners_home) in " ".join(kafka.cmdline())
-    assert "guard.py" in " ".join(guard.cmdline())
+    assert "supervisor.py" in " ".join(guard.cmdline())
 
     ending(owner)
     owner.end()
@@ -115,7 +115,8 @@ def test_broker_ends_with_the_kernel_of_a_notebook(owners_home: Path):
         client.wait_for_ready(timeout=PATIENCE_SECONDS)
         said = []
         reply = client.execute_interactive(
-            "from lib.lab import open_run\nrun = open_run('test')\nrun._broker.pid",
+            "from lib.notebook import open_run\n"
+            "run = open_run('test')\nrun._broker.pid",
             timeout=PATIENCE_SECONDS,
             output_hook=said.append,
         )
@@ -205,7 +206,7 @@ def test_an_id_that_looks_like_an_option(
 ):
     """One random cluster id in 64 begins with a hyphen."""
     chosen = uuid.UUID(bytes=b"\xf8" + bytes(15))
-    monkeypatch.setattr("lib.broker.uuid.uuid4", lambda: chosen)
+    monkeypatch.setattr("lib.kafka.broker.uuid.uuid4", lambda: chosen)
     broker = Broker(Settings.from_env({"FRAUD_HOME": str(tmp_path)}))
     (tmp_path / "broker").mkdir()
 

@@ -11,14 +11,14 @@ import psutil
 import pytest
 from pyspark.sql import SparkSession
 
-from lib import clients
-from lib.cluster import BROKERS, WORKERS, Cluster
-from lib.config import Settings
+from lib.cli.cluster import BROKERS, WORKERS, Cluster
+from lib.datagen.generator import generate, write
 from lib.errors import FraudError
-from lib.generator import generate, write
-from lib.producer import replay
-from lib.query import QUERY
-from lib.stream import drain
+from lib.kafka import clients
+from lib.kafka.producer import replay
+from lib.settings import Settings
+from lib.streaming.query import QUERY
+from lib.streaming.runner import drain
 from tests.integration.helpers import (
     ODD_NAME,
     delta_commits,
@@ -28,6 +28,8 @@ from tests.integration.helpers import (
     launch,
     nothing_left_of,
 )
+
+pytestmark = pytest.mark.slow
 
 EVENTS, PER_BATCH = 4_000, 2_500
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")

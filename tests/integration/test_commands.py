@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.cli import NO_READER
-from lib.config import ROOT, Settings
-from lib.query import QUERY
+from lib.cli.commands import NO_READER
+from lib.settings import ROOT, Settings
+from lib.streaming.query import QUERY
 from tests.integration.conftest import GARBAGE, Chain
 from tests.integration.helpers import (
     PYTHON,
@@ -68,6 +68,18 @@ def test_generate_writes_the_same_bytes_for_the_same_arguments(tmp_path: Path):
     for name in ("tx_events.jsonl", "labels.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
         assert (first / name).stat().st_size > 0
+
+
+def test_generate_tells_a_scenario_with_what_happened_beside_it(tmp_path: Path):
+    numbers = ["--events", 1000, "--accounts", 20, "--seed", 7, "--fraud", 0.05]
+    words = ["generate", *numbers, "--scenario", "market", "--out", tmp_path / "out"]
+
+    ran = run(*words, env=environment(tmp_path))
+
+    assert ran.code == 0, ran.err
+    assert (ran.result["events"], ran.result["fraud"]) == (1000, 50)
+    told = (tmp_path / "out" / "fraud.csv").read_text().splitlines()
+    assert sum(",fraud," in line for line in told) == 50
 
 
 def test_produce_says_what_was_acknowledged(chain: Chain):
@@ -203,6 +215,9 @@ def test_demo_shows_cards_on_their_way_and_balanced_books(tmp_path: Path):
         ([*GENERATE[:2], "0", *GENERATE[3:], "{tmp}/out"], "--events"),
         ([*GENERATE, "{tmp}/file"], "file"),
         ([*GENERATE, "{tmp}/out", "--late", "1.5"], "--late"),
+        ([*GENERATE, "{tmp}/out", "--fraud", "0.01"], "--scenario"),
+        ([*GENERATE, "{tmp}/out", "--scenario", "bazaar"], "bazaar"),
+        ([*GENERATE, "{tmp}/out", "--scenario", "market"], "1000"),
         (["generate", "--events", "10"], "required"),
         (["no-such-command"], "no-such-command"),
     ],

@@ -13,16 +13,17 @@ from delta import DeltaTable as SparkTable
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from lib import datafiles, oracle
-from lib.clients import ensure_topic
-from lib.config import Settings
-from lib.dashboard.follow import Follower, Unreadable, rows_of
 from lib.errors import FraudError
-from lib.query import QUERY
-from lib.rebuild import rebuild
-from lib.reconcile import reconcile
-from lib.spark import cause_of, properties
-from lib.stream import drain
+from lib.kafka.clients import ensure_topic
+from lib.lake import data_files
+from lib.lake.follower import Follower, Unreadable, rows_of
+from lib.settings import Settings
+from lib.streaming.query import QUERY
+from lib.streaming.rebuild import rebuild
+from lib.streaming.runner import drain
+from lib.streaming.session import cause_of, properties
+from lib.verify import oracle
+from lib.verify.reconciliation import reconcile
 from tests.integration.conftest import Story
 from tests.integration.helpers import (
     copied,
@@ -112,7 +113,7 @@ def test_rows_deleted_by_a_deletion_vector_are_gone(
         )
         spark.sql(f"DELETE FROM {name} WHERE event_id = 'e-2'")
     table = DeltaTable(settings.table(TRANSACTIONS))
-    assert datafiles.has_deletion_vectors(table)
+    assert data_files.has_deletion_vectors(table)
     # The page can't follow such a table, and says so; a look on demand is right.
     with pytest.raises(Unreadable, match="REORG"):
         list(Follower(settings.table(SCORED)).poll())
@@ -145,11 +146,11 @@ def test_tables_of_other_writers_are_read(spark, tmp_path: Path, written):
     frame.write.format("delta").options(**written).save(str(tmp_path / "table"))
     table = DeltaTable(tmp_path / "table")
 
-    found = datafiles.near(table, "offset", [1, 3], ["ts", "offset"])
+    found = data_files.near(table, "offset", [1, 3], ["ts", "offset"])
 
     seconds = [(row["offset"], row["ts"].timestamp()) for row in found.to_pylist()]
     assert sorted(seconds) == [(1, 1.0), (3, 3.0)]
-    assert sum(map(len, datafiles.scan(table, ["ts"]))) == 4
+    assert sum(map(len, data_files.scan(table, ["ts"]))) == 4
 
 
 def test_a_feature_that_nobody_here_knows_is_refused(

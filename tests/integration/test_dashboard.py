@@ -19,11 +19,11 @@ import pytest
 import websocket
 from deltalake import DeltaTable
 
-from lib.broker import Broker
-from lib.browser import Browser, find_browser
-from lib.config import ROOT, Settings
+from lib.dashboard.browser import Browser, find_browser
 from lib.dashboard.serve import Dashboard
-from lib.producer import replay
+from lib.kafka.broker import Broker
+from lib.kafka.producer import replay
+from lib.settings import ROOT, Settings
 from tests.integration.helpers import (
     ODD_NAME,
     PATIENCE_SECONDS,

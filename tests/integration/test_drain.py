@@ -10,14 +10,14 @@ import pytest
 from kafka import TopicPartition
 from pyspark.sql import SparkSession
 
-from lib.checkpoint import exclusive
-from lib.clients import admin, end_offsets, ensure_topic
-from lib.config import Settings
 from lib.errors import FraudError
-from lib.maintenance import Maintenance
-from lib.rebuild import rebuild
-from lib.reconcile import reconcile
-from lib.stream import drain, pipeline
+from lib.kafka.clients import admin, end_offsets, ensure_topic
+from lib.lake.maintenance import Maintenance
+from lib.settings import Settings
+from lib.streaming.checkpoint import exclusive
+from lib.streaming.rebuild import rebuild
+from lib.streaming.runner import drain, pipeline
+from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import (
     assert_trouble,
     environment,
@@ -167,6 +167,7 @@ def large(first: int, count: int) -> list[tuple[bytes, bytes]]:
     ]
 
 
+@pytest.mark.slow
 def test_records_of_a_megabyte_in_a_small_heap(
     spark, settings: Settings, bootstrap: str, tmp_path: Path
 ):

@@ -6,7 +6,7 @@ import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from lib.spark import cause_of
+from lib.streaming.session import cause_of
 
 
 class Odd(Exception):

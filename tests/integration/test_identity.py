@@ -8,10 +8,10 @@ from datetime import datetime
 import pytest
 from pyspark.sql import SparkSession
 
-from lib.clients import ensure_topic
-from lib.config import Settings
-from lib.reconcile import reconcile
-from lib.stream import drain
+from lib.kafka.clients import ensure_topic
+from lib.settings import Settings
+from lib.streaming.runner import drain
+from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import send
 from tests.integration.records import ARRIVED_MS, line
 

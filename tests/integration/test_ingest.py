@@ -13,16 +13,16 @@ from typing import NamedTuple
 import pytest
 from pyspark.sql import SparkSession
 
-from lib import chaos
-from lib.checkpoint import exclusive
-from lib.clients import ensure_topic
-from lib.config import Settings
 from lib.errors import FraudError
-from lib.query import QUERY
-from lib.reconcile import reconcile
-from lib.spark import properties
-from lib.stream import drain, pipeline
-from lib.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
+from lib.faults import chaos
+from lib.kafka.clients import ensure_topic
+from lib.lake.tables import BRONZE, QUARANTINE, SCORED, TRANSACTIONS
+from lib.settings import Settings
+from lib.streaming.checkpoint import exclusive
+from lib.streaming.query import QUERY
+from lib.streaming.runner import drain, pipeline
+from lib.streaming.session import properties
+from lib.verify.reconciliation import reconcile
 from tests.integration.conftest import Story
 from tests.integration.helpers import (
     copied,
@@ -284,7 +284,7 @@ def test_a_start_that_is_cut_short_leaves_no_query_behind(
         assert spark.streams.active != []  # the query has started by then
         raise error
 
-    monkeypatch.setattr("lib.stream.publishing", struck)
+    monkeypatch.setattr("lib.streaming.runner.publishing", struck)
 
     with pytest.raises(type(error)), pipeline(spark, settings, bootstrap):
         pass

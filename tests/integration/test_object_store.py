@@ -18,18 +18,20 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 
-from lib import jars
-from lib.config import ROOT, Settings
+from lib.datagen.generator import Generated, generate, write
 from lib.errors import FraudError
-from lib.generator import Generated, generate, write
-from lib.java import find_java
-from lib.producer import replay
-from lib.query import QUERY
-from lib.spark import _properties
-from lib.stream import drain
+from lib.kafka.producer import replay
+from lib.settings import ROOT, Settings
+from lib.setup import jars
+from lib.setup.java import find_java
+from lib.streaming.query import QUERY
+from lib.streaming.runner import drain
+from lib.streaming.session import _properties
 from tests.conftest import missing
 from tests.integration.helpers import PYTHON, environment, finished, launch
 from tests.integration.object_store import BUCKET, ObjectStore, object_store
+
+pytestmark = pytest.mark.slow
 
 EVENTS, PER_BATCH = 400, 250
 TABLES = ("bronze/tx_events", "silver/transactions", "silver/quarantine")
@@ -81,7 +83,7 @@ def client_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     """The store, and the variables that lead Spark to it: those of the containers,
     with another address."""
     if not all(j.path.is_file() for j in jars.read_lock() if j.use == "s3"):
-        missing("the jars for s3a: python -m lib.jars fetch --s3")
+        missing("the jars for s3a: python -m lib.setup.jars fetch --s3")
     folder = tmp_path_factory.mktemp("s3")
     with object_store() as store:
         given = (ROOT / "docker" / "spark" / "spark-defaults.conf").read_text()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lib.broker import Broker
-from lib.config import Settings
 from lib.errors import FraudError
-from lib.producer import Sent, replay
+from lib.kafka.broker import Broker
+from lib.kafka.producer import Sent, replay
+from lib.settings import Settings
 from tests.integration.helpers import consume, eventually
 from tests.integration.records import line
 
@@ -113,7 +113,7 @@ def test_a_line_feed_ends_a_line(
 def test_the_lines_before_one_that_is_too_long_are_sent(
     settings: Settings, bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lib.producer.MAX_RECORD_BYTES", 8192)
+    monkeypatch.setattr("lib.kafka.producer.MAX_RECORD_BYTES", 8192)
     file = tmp_path / "file"
     lines = numbered(file, 3_000)
     with file.open("ab") as more:

@@ -13,15 +13,15 @@ from delta import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-import lib.checkpoint
-import lib.rebuild
-from lib.clients import ensure_topic
-from lib.config import Settings
+import lib.streaming.checkpoint
+import lib.streaming.rebuild
 from lib.errors import FraudError
-from lib.lake import LocalLake, SparkLake
-from lib.rebuild import rebuild
-from lib.reconcile import reconcile
-from lib.stream import drain
+from lib.kafka.clients import ensure_topic
+from lib.lake.writer import LocalLake, SparkLake
+from lib.settings import Settings
+from lib.streaming.rebuild import rebuild
+from lib.streaming.runner import drain
+from lib.verify.reconciliation import reconcile
 from tests.integration.conftest import Story
 from tests.integration.helpers import (
     at_rest,
@@ -122,8 +122,8 @@ def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
 
         return call
 
-    remove = fused("remove", lib.checkpoint.remove, 1)
-    for module in (lib.checkpoint, lib.rebuild):
+    remove = fused("remove", lib.streaming.checkpoint.remove, 1)
+    for module in (lib.streaming.checkpoint, lib.streaming.rebuild):
         monkeypatch.setattr(module, "remove", remove, raising=False)
     for kind in (LocalLake, SparkLake):
         for name in ("append", "merge"):

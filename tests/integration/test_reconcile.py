@@ -9,11 +9,11 @@ from delta import DeltaTable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lib.config import Settings
 from lib.errors import FraudError
-from lib.lake import LocalLake
-from lib.reconcile import Books, reconcile
-from lib.tables import SCHEMAS
+from lib.lake.tables import SCHEMAS
+from lib.lake.writer import LocalLake
+from lib.settings import Settings
+from lib.verify.reconciliation import Reconciliation, reconcile
 from tests.integration.conftest import Story
 from tests.integration.helpers import copied
 from tests.integration.records import FIRST, SECOND
@@ -32,7 +32,7 @@ OTHER = "the same id on another account"
 """A record whose score is harmed."""
 
 
-def wrong(books: Books) -> dict[str, int]:
+def wrong(books: Reconciliation) -> dict[str, int]:
     """The counts that ought to be zero and are not."""
     return {n: count for n, count in books.counts.items() if n not in PLACES and count}
 

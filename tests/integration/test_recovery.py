@@ -15,18 +15,18 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from lib import rebuild
-from lib.checkpoint import Checkpoint
-from lib.clients import end_offsets, ensure_topic
-from lib.config import Settings
+from lib.datagen.generator import generate
 from lib.errors import FraudError
-from lib.generator import generate
-from lib.lake import SparkLake
-from lib.producer import replay
-from lib.query import QUERY
-from lib.reconcile import reconcile
-from lib.stream import drain, pipeline
-from lib.tables import SCHEMAS, SCORED, TRANSACTIONS
+from lib.kafka.clients import end_offsets, ensure_topic
+from lib.kafka.producer import replay
+from lib.lake.tables import SCHEMAS, SCORED, TRANSACTIONS
+from lib.lake.writer import SparkLake
+from lib.settings import Settings
+from lib.streaming import rebuild
+from lib.streaming.checkpoint import Checkpoint
+from lib.streaming.query import QUERY
+from lib.streaming.runner import drain, pipeline
+from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import (
     copied,
     eventually,

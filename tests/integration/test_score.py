@@ -16,16 +16,18 @@ from kafka import TopicPartition
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from lib import oracle
-from lib.clients import admin, end_offsets, ensure_topic
-from lib.config import Settings
-from lib.generator import Generated, generate
-from lib.producer import replay
-from lib.query import QUERY
-from lib.rebuild import rebuild
-from lib.reconcile import reconcile
-from lib.stream import drain
-from lib.tables import SCHEMAS, SCORED
+from lib.datagen.generator import Generated, generate
+from lib.kafka.clients import admin, end_offsets, ensure_topic
+from lib.kafka.producer import replay
+from lib.lake.tables import SCHEMAS, SCORED
+from lib.settings import Settings
+from lib.streaming import query
+from lib.streaming.query import QUERY
+from lib.streaming.rebuild import rebuild
+from lib.streaming.runner import drain
+from lib.streaming.state_map import GROUPS
+from lib.verify import oracle
+from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import (
     copied,
     delta_commits,
@@ -93,23 +95,40 @@ def test_stream_equals_oracle(spark, base: Settings, told: list[Row], made):
     fired = [sum(r[f"is_{d}"] for r in told) for d in ("velocity", "geo", "amount")]
     assert min(fired) > 0
     assert sum(row.revision for row in told) > 0
-    assert [f.name for f in SCHEMAS[SCORED].fields] == [
+    assert SCHEMAS[SCORED].names == [
         f.name for f in spark.read.format("delta").load(base.table(SCORED)).schema
     ]
 
 
+def groups_in_state(spark: SparkSession, settings: Settings) -> int:
+    """Entries of the state that are groups of accounts."""
+    reader = spark.read.format("statestore").option("stateVarName", "accounts")
+    rows = reader.load(settings.checkpoint(QUERY)).select("user_map_key.account_id")
+    return rows.where("account_id NOT LIKE 'ACCT%'").count()
+
+
+@pytest.mark.parametrize("groups", [GROUPS, 40], ids="{} groups".format)
 def test_many_accounts_in_few_batches(
-    spark, settings: Settings, bootstrap: str, tmp_path: Path
+    spark,
+    settings: Settings,
+    bootstrap: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    groups: int,
 ):
-    """Where a batch touches most accounts, the state is read in one pass."""
-    made = generate(2_400, 600, seed=12, **MADE_OF)
-    file = tmp_path / "events.jsonl"
-    file.write_text("\n".join(made.lines) + "\n", errors="surrogateescape")
+    """Where a batch touches most accounts, the state is read in one pass, and written
+    in groups if they are many; small batches go on from there, and then a large one."""
+    monkeypatch.setattr(query, "GROUPS", groups)
+    lines = generate(2_400, 600, seed=12, **MADE_OF).lines
     ensure_topic(settings, bootstrap)
-    replay(settings, bootstrap, file)
+    for first, last, limit in (0, 1_600, 800), (1_600, 1_720, 60), (1_720, None, None):
+        file = tmp_path / "events.jsonl"
+        text = "\n".join(lines[first:last]) + "\n"
+        file.write_text(text, errors="surrogateescape")
+        replay(settings, bootstrap, file)
+        drain(spark, settings, bootstrap, max_offsets=limit)
 
-    drain(spark, settings, bootstrap, max_offsets=1_000)
-
+    assert (groups_in_state(spark, settings) > 0) == (groups < GROUPS)
     assert oracle.check(spark, settings).collect() == []
     books = reconcile(spark, settings, bootstrap)
     assert books.balanced, books.differences
@@ -306,4 +325,4 @@ def test_workers_are_forked_with_their_imports_done(spark):
             yield frame.assign(command=" ".join(command))
 
     (row,) = spark.range(1).mapInPandas(parent, "id long, command string").collect()
-    assert "-m lib.daemon" in row.command
+    assert "-m lib.streaming.worker_preload" in row.command

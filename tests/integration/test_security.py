@@ -18,15 +18,15 @@ from kafka.errors import (
 )
 from pyspark.sql import SparkSession
 
-from lib import clients, java_properties
-from lib.broker import Broker
-from lib.config import Settings
 from lib.errors import FraudError
-from lib.producer import make_producer, replay
-from lib.reconcile import reconcile
-from lib.security import PRODUCER, SPARK, Locks
-from lib.spark import cause_of
-from lib.stream import drain
+from lib.kafka import clients, java_properties
+from lib.kafka.broker import Broker
+from lib.kafka.producer import make_producer, replay
+from lib.kafka.security import PRODUCER, SPARK, BrokerKeys
+from lib.settings import Settings
+from lib.streaming.runner import drain
+from lib.streaming.session import cause_of
+from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import ODD_NAME, processes_of
 from tests.integration.records import line, written
 
@@ -166,7 +166,7 @@ def test_nobody_else_gets_in(
     doors: Doors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(clients, "REACH_SECONDS", 2)
-    others = Locks(tmp_path / "others")
+    others = BrokerKeys(tmp_path / "others")
     others.make()
     ours = doors.broker.locks.truststore
     for change, message in (

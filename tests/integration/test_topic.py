@@ -16,7 +16,8 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
-from lib.clients import (
+from lib.errors import FraudError
+from lib.kafka.clients import (
     AHEAD_MS,
     MOST_AHEAD_MS,
     admin,
@@ -25,12 +26,11 @@ from lib.clients import (
     ensure_topic,
     topic_identity,
 )
-from lib.config import Settings
-from lib.errors import FraudError
-from lib.query import QUERY
-from lib.reconcile import reconcile
-from lib.stream import drain
-from lib.truth import read_topic
+from lib.settings import Settings
+from lib.streaming.query import QUERY
+from lib.streaming.runner import drain
+from lib.verify.expected_lake import topic_records
+from lib.verify.reconciliation import reconcile
 from tests.integration.helpers import copied, eventually, lake, send
 from tests.integration.records import ARRIVED_MS, line
 
@@ -246,7 +246,7 @@ def test_an_aborted_transaction_is_no_record(
     books = reconcile(spark, settings, bootstrap)
     assert books.differences == []
     assert books.counts["kafka"] == books.counts["bronze"] == 2
-    assert [record.offset for record in read_topic(settings, bootstrap)] == [3, 4]
+    assert [record.offset for record in topic_records(settings, bootstrap)] == [3, 4]
     assert drain(spark, settings, bootstrap)["records"] == 0
 
     with transaction(settings, bootstrap, "e-3") as producer:

@@ -7,13 +7,15 @@ from dataclasses import fields
 import numpy as np
 from hypothesis import strategies as st
 
-from lib.detectors import DAY, MINUTE, SECOND, THRESHOLDS, Answer, Thresholds
-from lib.events import Event
-from lib.history import CONFLICT, DUPLICATE, NEW, Arrivals, Bucket
-from lib.state_codec import fingerprints
-from lib.vector_rules import Answers
+from lib.detectors.account_state import fingerprints
+from lib.detectors.deduplication import CONFLICT_CODE, DUPLICATE_CODE, NEW_CODE
+from lib.detectors.engine import Arrivals, Bucket
+from lib.detectors.rules import Answer
+from lib.detectors.thresholds import DAY, MINUTE, SECOND, THRESHOLDS, Thresholds
+from lib.detectors.vectorised_rules import Answers
+from lib.events.card_event import Event
 
-STATUS = {NEW: "new", DUPLICATE: "duplicate", CONFLICT: "conflict"}
+STATUS = {NEW_CODE: "new", DUPLICATE_CODE: "duplicate", CONFLICT_CODE: "conflict"}
 START = 1_750_000_000 * SECOND  # µs, in June 2025
 
 # On both sides of every bound in the rules.
@@ -120,7 +122,7 @@ def arrivals(events: list[Event]) -> Arrivals:
     )
 
 
-def answer_at(answers: Answers, row: int, status: int = NEW) -> Answer:
+def answer_at(answers: Answers, row: int, status: int = NEW_CODE) -> Answer:
     """One row as the readable code writes it: Python values, None for null."""
     values = {f.name: getattr(answers, f.name)[row] for f in fields(answers)}
     for name, value in values.items():

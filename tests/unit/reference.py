@@ -11,7 +11,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from lib.events import Event
+from lib.events.card_event import Event
 
 SECOND = 1_000_000  # microseconds
 LATENESS = 5 * 60 * SECOND

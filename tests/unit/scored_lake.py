@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
-from lib.config import Settings
+from lib.settings import Settings
 
 MICROS = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -93,7 +93,7 @@ def append(settings: Settings, rows: Iterable[dict[str, object]], batch: int) ->
 
 
 def merge(settings: Settings, rows: Iterable[dict[str, object]], batch: int) -> None:
-    """One micro-batch with corrections, as ``lib.lake`` merges it."""
+    """One micro-batch with corrections, as ``lib.lake.writer`` merges it."""
     table = DeltaTable(settings.table("silver/scored"))
     same = "old.account_id = new.account_id AND old.event_id = new.event_id"
     (

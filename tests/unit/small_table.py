@@ -8,9 +8,9 @@ from threading import Lock
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from lib.lake import LocalLake
-from lib.maintenance import Maintenance
-from lib.tables import ARROW, QUARANTINE
+from lib.lake.maintenance import Maintenance
+from lib.lake.tables import QUARANTINE, SCHEMAS
+from lib.lake.writer import LocalLake
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -26,7 +26,7 @@ def row(offset: int) -> pa.Table:
         "offset": offset,
         "kafka_timestamp": NOW,
     }
-    return pa.Table.from_pylist([record], schema=ARROW[QUARANTINE])
+    return pa.Table.from_pylist([record], schema=SCHEMAS[QUARANTINE])
 
 
 def offsets(lake: LocalLake) -> list[int]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.broker import is_formatted
 from lib.errors import FraudError
+from lib.kafka.broker import is_formatted
 
 META = "version=1\ncluster.id=x\nnode.id=1\n"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.spark import cause_of
+from lib.streaming.session import cause_of
 
 _FRAMES = """Traceback (most recent call last):
   File "/opt/spark/worker.py", line 1, in main

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from lib.dashboard import follow, model
+from lib.dashboard import model
 from lib.dashboard.accounts import history
-from lib.dashboard.follow import Commit, NoTable, Snapshot
+from lib.dashboard.aggregates import Histogram, LastMinute
 from lib.dashboard.model import TEXT_LENGTH, ScoredModel
-from lib.dashboard.tally import Histogram, LastMinute
+from lib.lake import follower as follow
+from lib.lake.follower import Commit, NoTable, Snapshot
 from tests.unit.scored_lake import NOON, append, event, merge, settings_of
 
 
@@ -30,7 +31,7 @@ def commit_ms(settings) -> int:
 
 
 def recounted(rows: list[dict]) -> dict[str, object]:
-    """The tally by hand, over all rows at once."""
+    """The sums by hand, over all rows at once."""
     alerts, accounts, slots = Counter(), {}, Counter()
     for row in rows:
         for place, name in enumerate(("velocity", "geo", "amount")):
@@ -53,15 +54,15 @@ def recounted(rows: list[dict]) -> dict[str, object]:
 
 
 def told(seen: ScoredModel) -> dict[str, object]:
-    tally = seen.tally
+    sums = seen.sums
     return {
-        **{name: getattr(tally, name) for name in ("rows", "late", "revised")},
-        "flagged": tally.flagged,
-        "alerts": +tally.alerts,
-        "countries": tally.countries,
-        "flagged_countries": tally.flagged_countries,
-        "accounts": {name: n for name, n in tally.accounts.items() if any(n)},
-        "slots": +tally.slots,
+        **{name: getattr(sums, name) for name in ("rows", "late", "revised")},
+        "flagged": sums.flagged,
+        "alerts": +sums.alerts,
+        "countries": sums.countries,
+        "flagged_countries": sums.flagged_countries,
+        "accounts": {name: n for name, n in sums.accounts.items() if any(n)},
+        "slots": +sums.slots,
     }
 
 
@@ -181,7 +182,7 @@ def test_memory_is_bounded(settings, seen: ScoredModel, monkeypatch):
 
     assert [row.event_id for row in seen.newest()][:3] == ["e-57", "e-56", "e-55"]
     assert (len(seen.newest()), len(seen.newest_alerts())) == (10, 5)
-    assert seen.tally.alerts["geo"] == 48
+    assert seen.sums.alerts["geo"] == 48
 
 
 def test_the_beginning_comes_as_a_snapshot(settings, monkeypatch):
@@ -211,7 +212,7 @@ def test_a_lake_made_anew_is_read_anew(settings, seen: ScoredModel):
     append(settings, [event(2)], 1)
     seen.refresh()
 
-    assert seen.tally.rows == 2
+    assert seen.sums.rows == 2
     assert len(seen.newest()) == 2
 
 
@@ -238,7 +239,7 @@ def test_no_table_yet(settings, seen: ScoredModel, found: str):
 
     with pytest.raises(NoTable):
         seen.refresh()
-    assert seen.tally.rows == 0
+    assert seen.sums.rows == 0
 
 
 def test_a_torn_commit_is_waited_for(settings, seen: ScoredModel):
@@ -250,11 +251,11 @@ def test_a_torn_commit_is_waited_for(settings, seen: ScoredModel):
     log.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(NoTable, match="damaged"):
         seen.refresh()
-    assert seen.tally.rows == 1
+    assert seen.sums.rows == 1
 
     log.write_bytes(whole)
     seen.refresh()
-    assert seen.tally.rows == 2
+    assert seen.sums.rows == 2
 
 
 # -- percentiles and rates --------------------------------------------------------
@@ -301,15 +302,15 @@ def test_rolling_rate_divides_by_the_time_there_was():
 
 
 def test_slots_are_bounded(settings, seen: ScoredModel, monkeypatch):
-    monkeypatch.setattr("lib.dashboard.tally.SLOTS", 4)
+    monkeypatch.setattr("lib.dashboard.aggregates.SLOTS", 4)
     for batch in range(20):
         at = NOON + timedelta(minutes=batch)
         append(settings, [event(batch, is_geo=True, kafka_timestamp=at)], batch)
     seen.refresh()
 
-    assert len(seen.tally.slots) <= 2 * 4 * 3
+    assert len(seen.sums.slots) <= 2 * 4 * 3
     newest = int((NOON + timedelta(minutes=19)).timestamp() // 10)
-    assert seen.tally.slots[newest, "geo"] == 1
+    assert seen.sums.slots[newest, "geo"] == 1
 
 
 def test_a_name_as_long_as_a_record_is_not_kept_whole(tmp_path: Path):

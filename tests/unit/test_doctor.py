@@ -20,12 +20,13 @@ from types import SimpleNamespace
 import certifi
 import pytest
 
-from lib import doctor, machine
-from lib.config import ROOT, Settings
-from lib.doctor import Check, checks, verdict
+from lib.cli import doctor
+from lib.cli.doctor import Check, checks, verdict
 from lib.errors import FraudError
-from lib.machine import GB
-from lib.network import BUNDLES, FOLDERS
+from lib.settings import ROOT, Settings
+from lib.setup import machine
+from lib.setup.machine import GB
+from lib.setup.network import BUNDLES, FOLDERS
 
 PROXIES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
 
@@ -292,7 +293,7 @@ def test_no_loopback(monkeypatch):
 
 def test_the_port_of_the_dashboard(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(machine, "PORT", server.getsockname()[1])
+        monkeypatch.setattr(machine, "DASHBOARD_PORT", server.getsockname()[1])
         taken = machine.dashboard_port()
     free = machine.dashboard_port()
 
@@ -317,7 +318,7 @@ def test_the_port_of_the_dashboard(monkeypatch):
 def test_proxies(monkeypatch, variables: dict[str, str], found: str):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("lib.network.getproxies", _proxies_of_environment)
+    monkeypatch.setattr("lib.setup.network.getproxies", _proxies_of_environment)
 
     assert machine.proxies() == Check("proxy", True, found)
 
@@ -500,7 +501,7 @@ def test_an_archive_of_classes_is_optional(monkeypatch):
     check = doctor._made("class archive", doctor._archive)
 
     assert check.ok
-    assert "lib.archive" in check.remedy
+    assert "lib.cli.make_class_cache" in check.remedy
 
 
 # -- what is said --------------------------------------------------------------------

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import events
-from lib.codes import countries, currencies
-from lib.events import (
+from lib.events import card_event
+from lib.events.card_event import (
     FIELDS,
     REASONS,
     Event,
@@ -25,6 +24,7 @@ from lib.events import (
     parse,
     to_json,
 )
+from lib.events.iso_codes import countries, currencies
 
 ACCOUNT = "ACCT_0000084"
 GOOD = {
@@ -364,7 +364,7 @@ def test_no_stack_left_is_malformed(monkeypatch):
     def overflow(_text: str, _start: int) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(events, "_scan", overflow)
+    monkeypatch.setattr(card_event, "_scan", overflow)
     assert reason(GOOD_LINE) == "malformed_json"
 
 
@@ -600,11 +600,11 @@ def test_details_mask_the_account(account_id, masked):
 def test_the_rules_need_no_package():
     """An update of a package changes no answer, and importing the rules is quick."""
     code = (
-        "import sys; from lib.events import parse; "
+        "import sys; from lib.events.card_event import parse; "
         f"parse({GOOD_LINE!r}, {NOW_US}); "
         "names = {name.partition('.')[0] for name in sys.modules}; "
         "sys.exit(bool(names & {'pycountry', 'numpy', 'pandas', 'pyarrow'}))"
     )
-    root = events.__file__.rsplit("/", 2)[0]
+    root = card_event.__file__.rsplit("/", 3)[0]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=False)
     assert done.returncode == 0

@@ -1,14 +1,15 @@
 """The fixture is what its README says, and the rules agree with every label."""
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from lib.events import Event, mask_account, parse
-from lib.fixture import FOLDER, fixture
-from lib.generator import END, write
+from lib.datagen.fixture import APART, FOLDER, fixture, stolen_card
+from lib.datagen.generator import END, story, write
+from lib.events.card_event import Event, mask_account, parse
 from tests.unit.reference import order, reference_scores
 
 END_US = int(END.timestamp()) * 1_000_000
@@ -240,3 +241,25 @@ def test_reference_amount_needs_ten_that_differ():
     same = [pay(second, cents=100) for second in range(20)]
     last = reference_scores([*same, pay(30, cents=10**6)])[-1]
     assert (last["z"], last["is_amount"], last["baseline_n"]) == (None, False, 20)
+
+
+def test_the_stolen_card_is_nine_payments_and_the_ninth_alone_fires(scores):
+    card = [parse(line.encode(), END_US) for line in stolen_card()]
+    minutes = Counter(event.ts_us // 60_000_000 for event in card)
+
+    assert [scores[identity(event)]["is_velocity"] for event in card] == (
+        [False] * 8 + [True]
+    )
+    assert {mask_account(event.account_id) for event in card} == {"ACCT_••97"}
+    assert {event.country for event in card} == {"BR"}
+    assert max(minutes.values()) <= 8  # so the clock's minutes miss it
+
+
+def test_the_stolen_card_joins_a_story_under_an_account_of_its_own():
+    own, apart = (list(map(json.loads, stolen_card(apart=a))) for a in (False, True))
+
+    assert {event["account_id"] for event in apart} == {APART}
+    assert [event | {"account_id": APART} for event in own] == apart
+    assert mask_account(APART) == mask_account(own[0]["account_id"])
+    told = story(2_000, 1_000, 40, seed=1)
+    assert APART not in {event.account_id for event in told.events}

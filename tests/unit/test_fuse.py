@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lib import faults_child
-from lib.config import Settings
-from lib.faults import POINTS
-from lib.faults_child import TOGETHER, Fuse
-from lib.tables import BRONZE, SCORED
+from lib.faults import pipeline_process
+from lib.faults.laboratory import POINTS
+from lib.faults.pipeline_process import TOGETHER, Fuse
+from lib.lake.tables import BRONZE, SCORED
+from lib.settings import Settings
 
 ALL = frozenset(TOGETHER)
 FOUND = {f"after {table}": {table} for table in TOGETHER}
@@ -46,7 +46,7 @@ def written_at(point: str, order: tuple[str, ...], monkeypatch) -> set[str]:
         with fuse.commit(table, how):
             written.add(table)
 
-    monkeypatch.setattr(faults_child, "blow", blow)
+    monkeypatch.setattr(pipeline_process, "blow", blow)
     monkeypatch.setattr(threading, "excepthook", lambda _args: None)
     with fuse.commit(BRONZE, ""):
         pass

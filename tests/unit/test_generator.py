@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.arrivals import MALFORMED, Shares, arrival_times
-from lib.cardlife import ROW
-from lib.events import REASONS, Event, Rejection, parse, to_json
-from lib.generator import END, Generated, generate, labels_csv, story, write
+from lib.datagen.delivery_faults import MALFORMED, Shares, arrival_times
+from lib.datagen.generator import END, Generated, generate, labels_csv, story, write
+from lib.datagen.purchases import ROW
+from lib.events.card_event import REASONS, Event, Rejection, parse, to_json
 from tests.unit.reference import order, reference_scores
 
 END_US = int(END.timestamp()) * 1_000_000

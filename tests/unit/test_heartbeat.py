@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import heartbeat
-from lib.config import Settings
-from lib.heartbeat import Heartbeat, read_beat, read_reports, status_dir
+from lib.settings import Settings
+from lib.streaming import heartbeat
+from lib.streaming.heartbeat import Heartbeat, read_beat, read_reports, status_dir
 
 
 class Fake:

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from lib.cli import _interval
+from lib.cli.commands import _interval
 
 
 @pytest.mark.parametrize(

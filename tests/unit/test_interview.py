@@ -3,15 +3,20 @@ cell, or it says that it is not shown, and names a test or a document."""
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass
-from functools import cache
 
-import nbformat
 import pytest
 
-from lib.config import ROOT
+from lib.settings import ROOT
+from tests.unit.evidence import (
+    Shown,
+    assertions,
+    files_in,
+    missing,
+    named_tests,
+    shown_in,
+)
 
 DOCUMENT = ROOT / "docs" / "interview.md"
 QUESTIONS = 40
@@ -19,24 +24,6 @@ ASSERTED_AT_LEAST = 34
 
 HEADING = re.compile(r"^### (\d+)\. (.+)$", re.MULTILINE)
 EVIDENCE = re.compile(r"^(Shown by:|Not shown here\b)", re.MULTILINE)
-CELL = re.compile(
-    r"^- \[(\d\d), cell (\S+)\]"
-    r"\(\.\./notebooks/(\w+)\.ipynb#cell-id=(\S+)\): `([^`]+)`",
-    re.MULTILINE,
-)
-TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
-FILE = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One line of evidence: a cell, and an assertion in it."""
-
-    number: str
-    cell: str
-    notebook: str
-    cell_id: str
-    quoted: str
 
 
 @dataclass(frozen=True)
@@ -50,11 +37,7 @@ class Question:
 
     @property
     def shown_by(self) -> list[Shown]:
-        return [Shown(*found) for found in CELL.findall(self.evidence)]
-
-    @property
-    def tests(self) -> list[tuple[str, str]]:
-        return TEST.findall(self.evidence)
+        return shown_in(self.evidence)
 
 
 def questions() -> list[Question]:
@@ -67,28 +50,6 @@ def questions() -> list[Question]:
         end = begins.start() if begins else len(own)
         found.append(Question(int(number), title, own[:end].strip(), own[end:]))
     return found
-
-
-@cache
-def code_cells(notebook: str) -> dict[str, str]:
-    """Cell id → source."""
-    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
-    return {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
-
-
-def assertions(source: str) -> list[str]:
-    """The cell's assert statements, and calls such as `assert_frame_equal`, as text."""
-    return [
-        ast.get_source_segment(source, node) or ""
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Assert) or _is_check(node)
-    ]
-
-
-def _is_check(node: ast.AST) -> bool:
-    if not isinstance(node, ast.Call):
-        return False
-    return ast.unparse(node.func).rpartition(".")[2].startswith("assert_")
 
 
 ALL = questions()
@@ -110,11 +71,7 @@ def test_a_question_has_a_short_answer(question: Question):
 
 @each_question
 def test_what_is_shown_is_asserted_by_that_very_line(question: Question):
-    for shown in question.shown_by:
-        assert shown.notebook.startswith(f"{shown.number}_")
-        assert shown.cell == shown.cell_id
-        source = code_cells(shown.notebook)[shown.cell_id]
-        assert any(shown.quoted in text for text in assertions(source)), shown
+    assert [shown for shown in question.shown_by if not shown.is_asserted()] == []
 
 
 @each_question
@@ -126,7 +83,7 @@ def test_what_is_not_shown_says_so_and_where_else_it_is(question: Question):
     else:
         assert question.evidence.startswith("Not shown here")
         assert ".ipynb" not in question.evidence
-        assert question.tests or FILE.findall(question.evidence)
+        assert named_tests(question.evidence) or files_in(question.evidence)
 
 
 def test_nearly_all_are_shown():
@@ -134,13 +91,7 @@ def test_nearly_all_are_shown():
 
 
 def test_the_tests_and_files_that_are_named_exist():
-    text = DOCUMENT.read_text()
-    assert len(TEST.findall(text)) == text.count("tests/")
-    for file, name in TEST.findall(text):
-        tree = ast.parse((ROOT / file).read_text())
-        assert name in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
-    for target in FILE.findall(text):
-        assert (DOCUMENT.parent / target).exists(), target
+    assert list(missing(DOCUMENT)) == []
 
 
 def test_a_cell_that_asserts_nothing_is_seen():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import jars
 from lib.errors import FraudError
-from lib.jars import LOCK_FILE, ROOTS, class_path, fetch, read_lock
+from lib.setup import jars
+from lib.setup.jars import LOCK_FILE, ROOTS, class_path, fetch, read_lock
 
 CONTENT = b"a jar"
 COORDINATE = "org.example:thing:1.0"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import java
 from lib.errors import FraudError
-from lib.java import SHIM_HOME, Java, find_java, java_env
+from lib.setup import java
+from lib.setup.java import SHIM_HOME, Java, find_java, java_env
 
 
 def fake_java(folder: Path, version: str) -> Path:

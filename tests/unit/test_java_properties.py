@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.java_properties import line, parse
+from lib.kafka.java_properties import line, parse
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lib.config import Settings
-from lib.faults import own_place
+from lib.faults.laboratory import own_place
+from lib.settings import Settings
 
 
 def test_the_next_run_in_the_same_home_finds_nothing_of_the_last_one(tmp_path: Path):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import ROOT, Settings
 from lib.dashboard import serve
-from lib.java import find_java
-from lib.spark import _properties, sockets_fit
+from lib.settings import ROOT, Settings
+from lib.setup.java import find_java
+from lib.streaming.session import _properties, sockets_fit
 
 
 def test_jupyter_is_started_on_loopback():

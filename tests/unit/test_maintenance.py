@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from lib.dashboard.follow import Commit, Follower
-from lib.lake import Batch, LocalLake
-from lib.maintenance import Maintenance
-from lib.tables import QUARANTINE
+from lib.lake.follower import Commit, Follower
+from lib.lake.maintenance import Maintenance
+from lib.lake.tables import QUARANTINE
+from lib.lake.writer import Batch, LocalLake
 from tests.unit.small_table import compact, offsets, row, tables
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from lib.network import BUNDLES, FOLDERS, argument_file, bundles, jvm_options
+from lib.setup.network import BUNDLES, FOLDERS, argument_file, bundles, jvm_options
 
 PROXIES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from lib.config import ROOT
+from lib.settings import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOURCES = [
@@ -28,6 +29,7 @@ REGISTRIES = re.compile(
     r"repo1?\.maven\.|maven\.org|maven\.apache|mvnrepository|pypi\.|pythonhosted"
     r"|files\.python|conda\.anaconda|registry\.|(?<!no-emit-)index-url|proxy\.golang|npmjs"
 )
+LINES = 25  # of a cell of code, at most
 OWN_PATHS = re.compile(r"(?<![\w.~/-])/(?:work|root)(?![\w-])")
 
 
@@ -45,6 +47,23 @@ def test_a_notebook_carries_no_outputs(path: Path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code
     assert [c.id for c in code if c.outputs or c.execution_count is not None] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_an_id_names_one_cell(path: Path):
+    # As it is in the file: nbformat gives a second cell of one id another.
+    names = [cell["id"] for cell in json.loads(path.read_text())["cells"]]
+
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_cell_of_code_can_be_taken_in_at_a_glance(path: Path):
+    cells = nbformat.read(path, as_version=4).cells
+    lengths = {c.id: len(c.source.splitlines()) for c in cells if c.cell_type == "code"}
+
+    assert [cell for cell, lines in lengths.items() if lines > LINES] == []
+    assert sorted(lengths.values())[len(lengths) // 2] <= 8
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

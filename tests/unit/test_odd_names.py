@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from lib import datafiles
-from lib.config import Settings
-from lib.dashboard.follow import Follower, rows_of
-from lib.registry import quotable
-from lib.spark import java_options
+from lib.lake import data_files
+from lib.lake.follower import Follower, rows_of
+from lib.marts.spark_catalog import quotable
+from lib.settings import Settings
+from lib.streaming.session import java_options
 from tests.integration.helpers import ODD_NAME
 
 TABLE = "silver/scored"
@@ -38,8 +38,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 def test_all_rows_are_found(settings: Settings):
     table = DeltaTable(settings.table(TABLE))
-    found = pa.concat_tables(datafiles.scan(table, ["offset"]))["offset"].to_pylist()
-    near = datafiles.near(table, "offset", [2, 3], ["offset"])["offset"].to_pylist()
+    found = pa.concat_tables(data_files.scan(table, ["offset"]))["offset"].to_pylist()
+    near = data_files.near(table, "offset", [2, 3], ["offset"])["offset"].to_pylist()
 
     assert sorted(found) == [1, 2, 3]
     assert sorted(near) == [2, 3]
@@ -48,9 +48,9 @@ def test_all_rows_are_found(settings: Settings):
 def test_every_file_is_known_and_whole(settings: Settings):
     table = DeltaTable(settings.table(TABLE))
 
-    assert datafiles.broken_file(table) is None
+    assert data_files.broken_file(table) is None
     # A file that is younger than the last commit is news only if no commit names it.
-    assert list(datafiles.unnamed(table)) == []
+    assert list(data_files.unnamed(table)) == []
 
 
 def test_the_page_follows_it(settings: Settings):

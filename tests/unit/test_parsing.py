@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.events import Event, Rejection, parse, to_json
-from lib.generator import END, generate
-from lib.parsing import PARSED, integers, parse_columns
+from lib.datagen.generator import END, generate
+from lib.events.card_event import Event, Rejection, parse, to_json
+from lib.streaming.parsing import PARSED, integers, parse_columns
 
 NOW_US = int(END.timestamp()) * 1_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -209,7 +209,7 @@ def test_the_producers_form_needs_no_second_look(messy, monkeypatch):
     plain = [(line, event) for line, event in events if line == to_json(event).encode()]
     lines, expected = (list(column) for column in zip(*plain, strict=True))
     assert len(lines) > 3_000
-    monkeypatch.setattr("lib.parsing.parse", looked_at)
+    monkeypatch.setattr("lib.streaming.parsing.parse", looked_at)
     assert answers(columns([(line, NOW_US, None) for line in lines])) == expected
 
 

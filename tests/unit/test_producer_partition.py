@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import DefaultPartitioner
 
-from lib.producer import _Remembering
+from lib.kafka.producer import _Remembering
 
 
 class Cluster:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.progress import STAGES, percentiles, progress_frame, rolling_rate
+from lib.streaming.progress import STAGES, percentiles, progress_frame, rolling_rate
 
 REPORT = {
     "batchId": 3,

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import ROOT, Settings
+from lib.dashboard.browser import Browser
 from lib.dashboard.serve import Dashboard
-from lib.loopback import open_url
+from lib.settings import ROOT, Settings
+from lib.setup.machine import find_browser
+from lib.system.loopback import open_url
 
 PROXIES = [f"{name}_proxy" for name in ("http", "https", "all")] + [
     "HTTP_PROXY",
@@ -60,7 +62,8 @@ def test_the_dashboard_is_found_although_there_is_a_proxy(server: int, tmp_path:
 
 
 def test_nothing_else_opens_addresses():
-    """`urllib.request` goes through a proxy, so only lib/loopback.py may use it."""
+    """`urllib.request` goes through a proxy, so only lib/system/loopback.py may use
+    it."""
     users = set()
     for file in (ROOT / "lib").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -73,3 +76,11 @@ def test_nothing_else_opens_addresses():
             ):
                 users.add(file.name)
     assert users == {"loopback.py", "network.py"}  # the second asks for the proxies
+
+
+@pytest.mark.usefixtures("server")
+def test_a_browser_is_asked_directly():
+    if find_browser() is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    with Browser() as browser:
+        assert browser.ask("1 + 1") == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 
-from lib.config import ROOT
+from lib.settings import ROOT
 
 _SPEC = importlib.util.spec_from_file_location("relay", ROOT / "docker" / "relay.py")
 relay = importlib.util.module_from_spec(_SPEC)

@@ -8,9 +8,9 @@ from random import Random
 import pyarrow as pa
 import pytest
 
-from lib.detectors import SECOND
-from lib.events import to_json
-from lib.scoring import INPUT, fold, judge, parse
+from lib.detectors.thresholds import SECOND
+from lib.events.card_event import to_json
+from lib.streaming.scoring import INPUT, fold, judge, parse
 from tests.unit.histories import START, event
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)

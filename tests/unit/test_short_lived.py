@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib.spark import short_lived_options
+from lib.streaming.session import short_lived_options
 
 VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from lib.traffic import CHUNK, EVENTS_PER_ACCOUNT, FIXTURE, new_cards
+from lib.cli.traffic import CHUNK, EVENTS_PER_ACCOUNT, FIXTURE, new_cards
 
 
 def accounts(lines: list[str]) -> set[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib.cli import _parser
-from lib.config import ROOT
+from lib.cli.commands import _parser
+from lib.settings import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -63,9 +63,13 @@ def test_what_is_run_exists(workflow: Path):
         assert (ROOT / script).exists()
 
 
-def test_services_that_ci_names_are_services():
-    runs = "\n".join(s["run"] for file in WORKFLOWS for s in steps(file) if "run" in s)
-    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
-    named = re.findall(r"docker compose (?:stop|run --rm) (\w+)", runs)
-    assert named
-    assert set(named) <= set(compose["services"])
+def test_the_containers_are_required_in_ci():
+    runs = [s["run"] for file in WORKFLOWS for s in steps(file) if "run" in s]
+    assert "make docker-test REQUIRED=1" in runs
+    plan = subprocess.run(
+        ["make", "--dry-run", "docker-test", "REQUIRED=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "-m docker.test --required" in plan.stdout

@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lib.lake import DataFile, LocalLake
-from lib.processor import CORRECTIONS, ROWS, Target, to_ipc
-from lib.query import local_writer
-from lib.scoring import INPUT, Judged, judge, parse
-from lib.tables import QUARANTINE, SCHEMAS, SCORED, table_rows
+from lib.lake.tables import QUARANTINE, SCHEMAS, SCORED, table_rows
+from lib.lake.writer import DataFile, LocalLake
+from lib.streaming.processor import CORRECTIONS, ROWS, Target, to_ipc
+from lib.streaming.query import local_writer
+from lib.streaming.scoring import INPUT, Judged, judge, parse
 from tests.unit.operator_output import Output
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -1,0 +1,4 @@
+"""The dbt project on the lake: catalog, run, report.
+
+May use: `streaming` for its Spark session, and `lake`.
+"""

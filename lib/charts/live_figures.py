@@ -8,8 +8,6 @@ import plotly.graph_objects as go
 from lib.charts.figures import COLOURS, SYMBOLS, figure
 from lib.detectors.rules import DETECTORS, NAMES
 
-"""A hatching per detector: colour is never the only sign."""
-
 
 def rolling_throughput(rates: pd.DataFrame, title: str) -> go.Figure:
     """Events per second of the last minute.

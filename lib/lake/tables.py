@@ -154,6 +154,18 @@ MADE_OF_BRONZE = (TRANSACTIONS, QUARANTINE, SCORED)
 """Tables that can be made anew from bronze."""
 
 
+_COLUMNS_OF = {
+    statuses: {
+        column
+        for table in TABLES.values()
+        if table.statuses == statuses
+        for column in table.schema.names
+    }
+    for statuses in {table.statuses for table in TABLES.values()}
+}
+"""Statuses → the columns of all tables that take the records with these."""
+
+
 def table_rows(
     judged: pa.Table, topic: str, batch: int, now: datetime
 ) -> dict[str, pa.Table]:
@@ -178,13 +190,9 @@ def table_rows(
         if table.statuses not in taken:
             mine = pc.is_in(judged["status"], pa.array(table.statuses))
             # Not the records themselves where none of the tables has them.
-            wanted = {
-                column
-                for other in TABLES.values()
-                if other.statuses == table.statuses
-                for column in other.schema.names
-            }
-            taken[table.statuses] = judged.select(sorted(wanted - {*made})).filter(mine)
+            wanted = _COLUMNS_OF[table.statuses]
+            own = [name for name in judged.column_names if name in wanted]
+            taken[table.statuses] = judged.select(own).filter(mine)
         rows = taken[table.statuses]
         columns = [
             pa.repeat(made[column], len(rows)) if column in made else rows[column]

@@ -20,6 +20,8 @@ from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
+import psutil
+
 from lib.datagen.generator import generate
 from lib.detectors.thresholds import MINUTE
 from lib.errors import FraudError
@@ -39,6 +41,8 @@ from lib.verify.expected_lake import (
 
 START_SECONDS = 240
 DIE_SECONDS = 240
+STOP_SECONDS = 30
+STOP_POLL_SECONDS = 0.001
 POINTS = (
     "offsets written",
     "state-store commit",
@@ -408,12 +412,35 @@ class Laboratory:
 
 @contextmanager
 def standing_still(broker: Broker) -> Iterator[None]:
-    """SIGSTOP to the broker, and SIGCONT behind."""
+    """SIGSTOP to the broker, and SIGCONT behind.
+
+    A process of a hundred threads stops milliseconds after the signal, on a busy
+    machine some tens of them, and answers until then: it has stopped when this begins.
+
+    Raises:
+        TimeoutError: it did not stop.
+    """
     os.kill(broker.pid, signal.SIGSTOP)
     try:
+        until = time.monotonic() + STOP_SECONDS
+        while running := _running_threads(broker.pid):
+            if time.monotonic() > until:
+                raise TimeoutError(f"{running} threads still run after SIGSTOP")
+            time.sleep(STOP_POLL_SECONDS)
         yield
     finally:
         os.kill(broker.pid, signal.SIGCONT)
+
+
+def _running_threads(pid: int) -> int:
+    """Threads that are not stopped (see proc(5)); without /proc the process counts."""
+    process = psutil.Process(pid)
+    tasks = [Path(f"/proc/{pid}/task/{thread.id}/stat") for thread in process.threads()]
+    if not all(task.exists() for task in tasks):
+        return process.status() != psutil.STATUS_STOPPED
+    # The name of a thread stands in parentheses, and may hold some itself.
+    states = [task.read_text().rpartition(")")[2].split()[0] for task in tasks]
+    return sum(state != "T" for state in states)
 
 
 def own_place(settings: Settings, name: str) -> Settings:

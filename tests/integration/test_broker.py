@@ -17,6 +17,7 @@ import pytest
 from jupyter_client import KernelManager
 
 from lib.errors import FraudError
+from lib.faults.laboratory import standing_still
 from lib.kafka.broker import Broker
 from lib.kafka.clients import ensure_topic
 from lib.kafka.producer import replay
@@ -256,3 +257,16 @@ def test_a_taken_port_makes_it_choose_another(
         held = [(r.key, r.value) for records in parts for r in records]
 
     assert sorted(held) == sorted(sent)
+
+
+def test_a_broker_that_stands_still_answers_nobody(mortal_broker: Broker):
+    """It has stopped when the block begins, in all its threads, and goes on behind."""
+
+    def states() -> set[str]:
+        tasks = Path(f"/proc/{mortal_broker.pid}/task").glob("*/stat")
+        return {x.read_text().rpartition(")")[2].split()[0] for x in tasks}
+
+    for _ in range(20):  # an answer in these milliseconds is a matter of chance
+        with standing_still(mortal_broker):
+            assert states() == {"T"}
+        eventually(lambda: "T" not in states(), "all threads go on", states)

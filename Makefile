@@ -20,7 +20,7 @@ export SSL_CERT_FILE := $(or $(SSL_CERT_FILE),$(PIP_CERT),$(REQUESTS_CA_BUNDLE),
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup packages installed demo cluster marts dbt-docs lab test test-all \
+.PHONY: help doctor setup packages installed demo recorded-run cluster marts dbt-docs lab test test-all \
 	lint bench figures slides \
 	lock sbom docker-up docker-down docker-test docker-pin clean
 
@@ -61,8 +61,12 @@ installed:
 	@$(BIN)/python -m compileall -q lib
 	@$(BIN)/python -c 'import lib.cli.demo, lib.marts.dbt_runner, streamlit.web.cli'
 
-demo: setup  ## broker, stream, dashboard and live cards; Ctrl-C ends it, with the books
+demo: recorded-run setup  ## broker, stream, dashboard and live cards; Ctrl-C ends it, with the books
 	@$(RUN) demo
+
+# Before the first set-up, with this machine's Python: it needs no packages.
+recorded-run:
+	@test -e $(STAMP) || $(PYTHON) -m lib.setup.recorded_run || true
 
 marts: setup  ## build and test the marts with dbt on the lake
 	@$(RUN) marts

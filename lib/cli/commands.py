@@ -18,6 +18,7 @@ from lib.errors import FraudError
 from lib.events.card_event import mask_accounts
 from lib.events.log_masking import MaskingFormatter
 from lib.settings import Settings
+from lib.system.desktop import open_in_browser
 from lib.system.environment import leave_out, on_this_machine, own_packages_first
 from lib.system.signals import INTERRUPTED, Stop
 
@@ -251,7 +252,7 @@ def _rebuild(_arguments, settings: Settings, stop: Stop):
 
 
 def _demo(arguments, settings: Settings, stop: Stop):
-    from lib.dashboard.serve import Dashboard, open_in_browser
+    from lib.dashboard.serve import Dashboard
     from lib.kafka.broker import bootstrap_servers
     from lib.streaming.checkpoint import exclusive
 

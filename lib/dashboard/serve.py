@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import webbrowser
 from pathlib import Path
 
 from lib.errors import FraudError
@@ -146,15 +145,6 @@ class Dashboard:
                 return got.status == 200
         except OSError:
             return False
-
-
-def open_in_browser(url: str) -> None:
-    """Show the page in the person's browser, where there is a screen to show it on."""
-    on_screen = sys.platform == "darwin" or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
-    )
-    if on_screen:  # else Python would open a text browser in this very terminal
-        webbrowser.open(url)
 
 
 def _end_with_parent() -> None:

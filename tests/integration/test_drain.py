@@ -68,7 +68,12 @@ def lose(spark, settings: Settings, bootstrap: str, what: str) -> None:
         forget_the_beginning(settings, bootstrap)
 
 
-WAYS = ["new", "rebuilt", "lost checkpoint", "lost topic"]
+WAYS = [
+    "new",
+    "lost checkpoint",
+    pytest.param("rebuilt", marks=pytest.mark.slow),
+    pytest.param("lost topic", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory):
         ("offsets written", False),
         ("state-store commit", True),
         ("after bronze/tx_events", False),
-        ("before silver/transactions", True),
+        # Notebook 04 dies there, by papermill.
+        pytest.param("before silver/transactions", True, marks=pytest.mark.slow),
         ("after merge of silver/scored", True),
         ("delta checkpoint", False),
     ],
@@ -56,14 +57,20 @@ def test_a_point_that_no_batch_passes(lab: Laboratory):
     "fault",
     [
         partial(chaos.checkpoint_lost, point="before merge of silver/scored"),
-        partial(chaos.completion_killed, point="completed silver/quarantine"),
-        partial(chaos.first_batch_killed, point="after silver/scored"),
-        partial(
-            chaos.rebuild_killed, point="rebuild: half of silver/transactions deleted"
-        ),
         chaos.broker_killed,
+        *(
+            pytest.param(fault, marks=pytest.mark.slow)
+            for fault in (
+                partial(chaos.completion_killed, point="completed silver/quarantine"),
+                partial(chaos.first_batch_killed, point="after silver/scored"),
+                partial(
+                    chaos.rebuild_killed,
+                    point="rebuild: half of silver/transactions deleted",
+                ),
+            )
+        ),
     ],
-    ids=["lost", "lost twice", "first batch", "rebuild", "broker"],
+    ids=["lost", "broker", "lost twice", "first batch", "rebuild"],
 )
 def test_worse_changes_nothing_either(lab: Laboratory, fault):
     assert fault(lab).damage == NO_DAMAGE

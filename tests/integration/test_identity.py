@@ -29,8 +29,25 @@ def times(spark: SparkSession, settings: Settings, table: str) -> list[datetime]
     return [row.ts for row in frame.where(f"account_id = '{WHO}'").collect()]
 
 
-@pytest.mark.parametrize("lost", [(), (0,), (1,), (0, 1)], ids=str)
-@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize(
+    ("batches", "lost"),
+    [
+        (1, ()),
+        (2, (0, 1)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (1, (0,)),
+                (1, (1,)),
+                (1, (0, 1)),
+                (2, ()),
+                (2, (0,)),
+                (2, (1,)),
+            )
+        ),
+    ],
+    ids=str,
+)
 def test_an_ancient_event_then_its_namesake(
     spark, settings: Settings, bootstrap: str, batches: int, lost: tuple[int, ...]
 ):

@@ -222,7 +222,9 @@ def test_a_lost_checkpoint_in_the_hour_that_comes_twice(
     check(spark, harmed, bootstrap, told)
 
 
-@pytest.mark.parametrize("by", ["rebuild", "lost checkpoint"])
+@pytest.mark.parametrize(
+    "by", ["lost checkpoint", pytest.param("rebuild", marks=pytest.mark.slow)]
+)
 def test_a_clock_that_steps_back(
     spark, harmed: Settings, told, story: Story, bootstrap: str, by: str
 ):

@@ -135,10 +135,15 @@ def crash_behind(monkeypatch, table: str) -> None:
     "crash",
     [
         lambda m: crash_in_deletion(m, None, half=True),
-        lambda m: crash_in_deletion(m, TRANSACTIONS, half=True),
-        lambda m: crash_in_deletion(m, SCORED, half=False),
-        lambda m: crash_behind(m, TRANSACTIONS),
-        lambda m: crash_behind(m, SCORED),
+        *(
+            pytest.param(crash, marks=pytest.mark.slow)
+            for crash in (
+                lambda m: crash_in_deletion(m, TRANSACTIONS, half=True),
+                lambda m: crash_in_deletion(m, SCORED, half=False),
+                lambda m: crash_behind(m, TRANSACTIONS),
+                lambda m: crash_behind(m, SCORED),
+            )
+        ),
     ],
     ids=["half a checkpoint", "half a table", "deleted", "a table", "all tables"],
 )

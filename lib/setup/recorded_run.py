@@ -19,7 +19,7 @@ def main() -> None:
     """Say where the recorded run is, and open it where there is a screen."""
     url = PAGE.resolve().as_uri()
     print(
-        f"set-up comes first, once, two minutes or so; meanwhile, a recorded run: {url}",
+        f"set-up comes first, two minutes or so; meanwhile, a recorded run: {url}",
         file=sys.stderr,
     )
     open_in_browser(url)

@@ -29,6 +29,7 @@ def run_pipeline(settings: Settings, recording: Recording, stop: Stop) -> None:
     """Drain the fixture and reconcile, once, with all that the JVMs load recorded."""
     with recording("broker"):
         broker = Broker(settings).start()
+    jvm = None
     try:
         replay(settings, broker.bootstrap, ROOT / "fixtures" / "tx_events.jsonl")
         with recording("spark"), handed_over(stop.children.append):
@@ -41,12 +42,13 @@ def run_pipeline(settings: Settings, recording: Recording, stop: Stop) -> None:
             spark.stop()
             # The JVM ends when its standard input does, and writes the archive then.
             jvm.stdin.close()
-            jvm.wait(EXIT_SECONDS)
     except BaseException:
         broker.kill()  # it would write its archive first
         raise
     finally:
-        broker.close()
+        broker.close()  # it writes its archive while Spark's JVM still does
+        if jvm is not None:
+            jvm.wait(EXIT_SECONDS)
 
 
 def main(stop: Stop) -> int:

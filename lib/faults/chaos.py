@@ -223,7 +223,7 @@ for table in {tables!r}:
     DeltaTable.forPath(spark, table).optimize().executeCompaction()
 spark.stop()
 """
-    env = os.environ | {"FRAUD_HOME": str(lab.settings.home), "PYTHONPATH": str(ROOT)}
+    env = os.environ | lab.settings.as_env() | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
     lab.send_again()
@@ -508,12 +508,8 @@ class _sending:
     def __enter__(self) -> subprocess.Popen:
         lab = self._lab
         lab.up()
-        env = os.environ | {
-            "FRAUD_HOME": str(lab.settings.home),
-            "FRAUD_KAFKA": lab.broker.bootstrap,
-            "FRAUD_TOPIC": lab.settings.topic,
-            "PYTHONPATH": str(ROOT),
-        }
+        there = replace(lab.settings, kafka=lab.broker.bootstrap).as_env()
+        env = os.environ | there | {"PYTHONPATH": str(ROOT)}
         command = ["produce", str(lab.next_file()), "--rate", str(self._rate)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lib", *command],

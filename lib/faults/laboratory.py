@@ -121,14 +121,8 @@ class Child:
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         self._log = settings.log_dir / "faults-child.log"
         self.options = tuple(options)
-        env = os.environ | {
-            "FRAUD_HOME": str(settings.home),
-            "FRAUD_KAFKA": bootstrap,
-            "FRAUD_TOPIC": settings.topic,
-            "FRAUD_LAKE": settings.lake,
-            "FRAUD_CHECKPOINTS": settings.checkpoints,
-            "PYTHONPATH": str(ROOT),
-        }
+        there = replace(settings, kafka=bootstrap).as_env()
+        env = os.environ | there | {"PYTHONPATH": str(ROOT)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *options],

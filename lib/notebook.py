@@ -190,7 +190,9 @@ def _same(guess: object, answer: object) -> bool:
     if isinstance(answer, str):
         return isinstance(guess, str) and guess.strip().lower() == answer.lower()
     if isinstance(answer, set | frozenset):
-        return {guess} == answer if isinstance(guess, str) else set(guess) == answer
+        if not isinstance(guess, str):
+            return set(guess) == answer
+        return {guess} == answer or (not answer and guess.strip().lower() == "none")
     if isinstance(answer, list | tuple):
         return list(guess) == list(answer)
     return bool(guess == answer)

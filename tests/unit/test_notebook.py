@@ -57,6 +57,12 @@ def test_without_a_guess_the_answer_is_told(nothing):
     assert compare(nothing, set()) == "You made no guess. It is **none**."
 
 
+@pytest.mark.parametrize("guess", ["none", "None ", set(), ()])
+def test_none_of_them_is_said_by_a_word_or_by_an_empty_set(guess):
+    assert compare(guess, set()) == "Your guess holds: **none**."
+    assert compare(guess, {"a"}).startswith("Not so: ")
+
+
 class Rude:
     """A guess that lets nobody compare it."""
 

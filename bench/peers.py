@@ -92,7 +92,7 @@ def answers(rows: pd.DataFrame, kept: Kept) -> pd.DataFrame:
 # -- what people write first ---------------------------------------------------------
 
 
-def per_account(raw: DataFrame) -> DataFrame:
+def per_account(raw: DataFrame, mode: str = "append") -> DataFrame:
     """Rules by applyInPandasWithState: Python is called once per account and batch."""
 
     def one(key: tuple, frames: Iterator[pd.DataFrame], state) -> Iterator:
@@ -101,7 +101,7 @@ def per_account(raw: DataFrame) -> DataFrame:
         state.update((kept.value,))
 
     return raw.groupBy("key").applyInPandasWithState(
-        one, ANSWERS, "kept binary", "append", "NoTimeout"
+        one, ANSWERS, "kept binary", mode, "NoTimeout"
     )
 
 
@@ -423,7 +423,7 @@ def refusals(folder: Path) -> dict[str, str]:
                 value.mapInPandas(lambda rows: rows, value.schema)
             ),
             "a pandas state per account": to_kafka(
-                per_account(raw).select(
+                per_account(raw, "update").select(
                     F.col("account_id").alias("key"), F.col("answer").alias("value")
                 )
             ),

@@ -23,6 +23,9 @@ DASHBOARD_PORT = 8501
 _IMPOSSIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\\[\]^|%:\"`]|\$\{")
 """See `trouble_with`."""
 
+_MOST = 10_000
+"""State partitions: far more than any cluster has cores."""
+
 _LONGEST = 255
 """Bytes of a file's name, on all file systems in use."""
 
@@ -40,6 +43,9 @@ class Settings:
         lake: URI or path of the Delta lake (FRAUD_LAKE).
         checkpoints: URI or path of the streaming checkpoints (FRAUD_CHECKPOINTS).
         master: Spark master (FRAUD_SPARK_MASTER).
+        state_partitions: tasks that parse and score, each with its part of the state
+            (FRAUD_STATE_PARTITIONS); None for as many as this machine has cores, four
+            at most. A checkpoint keeps the number that it was made with.
     """
 
     home: Path
@@ -49,6 +55,7 @@ class Settings:
     lake: str
     checkpoints: str
     master: str
+    state_partitions: int | None = None
 
     @classmethod
     def from_env(
@@ -74,6 +81,7 @@ class Settings:
             lake=_location(env.get("FRAUD_LAKE"), home / "lake"),
             checkpoints=_location(env.get("FRAUD_CHECKPOINTS"), home / "checkpoints"),
             master=env.get("FRAUD_SPARK_MASTER") or "local[*]",
+            state_partitions=_count(env.get("FRAUD_STATE_PARTITIONS")),
         )
         if check:
             settings.check()
@@ -116,6 +124,7 @@ class Settings:
             "FRAUD_LAKE": self.lake,
             "FRAUD_CHECKPOINTS": self.checkpoints,
             "FRAUD_SPARK_MASTER": self.master,
+            "FRAUD_STATE_PARTITIONS": str(self.state_partitions or ""),
         }
 
     def table(self, name: str) -> str:
@@ -185,6 +194,19 @@ def shown(path: Path) -> str:
 
 def _encoding() -> str:
     return f"names are {sys.getfilesystemencoding()}; LC_ALL=C.UTF-8 helps"
+
+
+def _count(given: str | None) -> int | None:
+    """The number in a variable; None if it is unset."""
+    given = (given or "").strip()
+    if not given:
+        return None
+    if not (given.isdecimal() and given.isascii() and 0 < int(given) <= _MOST):
+        raise FraudError(
+            f"FRAUD_STATE_PARTITIONS is {given!r}: set it to a number of tasks, from 1 "
+            f"to {_MOST}, or unset it"
+        )
+    return int(given)
 
 
 def _location(value: str | None, default: Path) -> str:

@@ -37,9 +37,10 @@ from lib.system.environment import (
 from lib.system.temporary import attribute, environment
 
 SHUFFLE_PARTITIONS = 4
-"""Tasks of a shuffle at most, and so the number of state stores of a stateful query; on
-one machine not more than it has cores. Each costs a small batch some 20 ms, and a drain
-wants one a core. A checkpoint keeps the number it was made with."""
+"""Tasks of a shuffle, and so the number of state stores of a stateful query, where
+FRAUD_STATE_PARTITIONS gives none; on one machine not more than it has cores. Each costs
+a small batch some 20 ms, and a drain wants one a core. A checkpoint keeps the number it
+was made with."""
 
 INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
@@ -277,6 +278,8 @@ def _properties(settings: Settings, java: Java) -> dict[str, str]:
 
 
 def _partitions(settings: Settings) -> int:
+    if settings.state_partitions:
+        return settings.state_partitions
     if not settings.master.startswith("local"):
         return SHUFFLE_PARTITIONS
     return min(SHUFFLE_PARTITIONS, os.cpu_count() or 1)

@@ -45,6 +45,7 @@ FRAUD_VARIABLES = {
     "FRAUD_LAKE": "lake",
     "FRAUD_CHECKPOINTS": "checkpoints",
     "FRAUD_SPARK_MASTER": "master",
+    "FRAUD_STATE_PARTITIONS": "state_partitions",
 }
 
 

@@ -27,7 +27,7 @@ def test_defaults():
 
 def test_an_empty_variable_is_an_unset_one():
     names = ("HOME", "KAFKA", "KAFKA_PROPERTIES", "TOPIC", "LAKE", "CHECKPOINTS")
-    env = {f"FRAUD_{name}": "" for name in (*names, "SPARK_MASTER")}
+    env = {f"FRAUD_{name}": "" for name in (*names, "SPARK_MASTER", "STATE_PARTITIONS")}
 
     assert Settings.from_env(env) == Settings.from_env({})
 
@@ -45,6 +45,7 @@ def test_every_variable_is_read(tmp_path: Path):
             "FRAUD_LAKE": "s3a://bucket/lake/",
             "FRAUD_CHECKPOINTS": "file:///somewhere/checkpoints",
             "FRAUD_SPARK_MASTER": "spark://host:7077",
+            "FRAUD_STATE_PARTITIONS": "24",
         }
     )
 
@@ -56,9 +57,17 @@ def test_every_variable_is_read(tmp_path: Path):
         lake="s3a://bucket/lake",
         checkpoints="/somewhere/checkpoints",
         master="spark://host:7077",
+        state_partitions=24,
     )
+    assert Settings.from_env(settings.as_env()) == settings
     assert settings.table("silver/scored") == "s3a://bucket/lake/silver/scored"
     assert settings.checkpoint("x") == "/somewhere/checkpoints/x"
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "2.5", "four", "10001", "٣"])
+def test_a_number_of_tasks_that_is_none(given: str):
+    with pytest.raises(FraudError, match="FRAUD_STATE_PARTITIONS.*from 1 to 10000"):
+        Settings.from_env({"FRAUD_STATE_PARTITIONS": given})
 
 
 def test_lake_and_checkpoints_follow_the_home(tmp_path: Path):

@@ -66,7 +66,7 @@ def test_every_variable_is_read(tmp_path: Path):
 
 @pytest.mark.parametrize("given", ["0", "-1", "2.5", "four", "10001", "٣"])
 def test_a_number_of_tasks_that_is_none(given: str):
-    with pytest.raises(FraudError, match="FRAUD_STATE_PARTITIONS.*from 1 to 10000"):
+    with pytest.raises(FraudError, match=r"FRAUD_STATE_PARTITIONS.*from 1 to 10000"):
         Settings.from_env({"FRAUD_STATE_PARTITIONS": given})
 
 

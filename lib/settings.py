@@ -81,7 +81,7 @@ class Settings:
             lake=_location(env.get("FRAUD_LAKE"), home / "lake"),
             checkpoints=_location(env.get("FRAUD_CHECKPOINTS"), home / "checkpoints"),
             master=env.get("FRAUD_SPARK_MASTER") or "local[*]",
-            state_partitions=_count(env.get("FRAUD_STATE_PARTITIONS")),
+            state_partitions=_tasks(env.get("FRAUD_STATE_PARTITIONS")),
         )
         if check:
             settings.check()
@@ -196,8 +196,8 @@ def _encoding() -> str:
     return f"names are {sys.getfilesystemencoding()}; LC_ALL=C.UTF-8 helps"
 
 
-def _count(given: str | None) -> int | None:
-    """The number in a variable; None if it is unset."""
+def _tasks(given: str | None) -> int | None:
+    """FRAUD_STATE_PARTITIONS as a number; None if it is unset."""
     given = (given or "").strip()
     if not given:
         return None

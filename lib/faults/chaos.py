@@ -6,7 +6,6 @@ python -m lib.faults.chaos [--trials 100] [--seed 1] [--out docs/chaos.md]
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import re
 import shutil
@@ -35,6 +34,7 @@ from lib.faults.laboratory import (
     Trial,
     laboratory,
     own_place,
+    process_environment,
     standing_still,
 )
 from lib.kafka.clients import admin, end_offsets
@@ -223,7 +223,7 @@ for table in {tables!r}:
     DeltaTable.forPath(spark, table).optimize().executeCompaction()
 spark.stop()
 """
-    env = os.environ | lab.settings.as_env() | {"PYTHONPATH": str(ROOT)}
+    env = process_environment(lab.settings)
     command = [sys.executable, "-c", code]
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
     lab.send_again()
@@ -508,8 +508,7 @@ class _sending:
     def __enter__(self) -> subprocess.Popen:
         lab = self._lab
         lab.up()
-        there = replace(lab.settings, kafka=lab.broker.bootstrap).as_env()
-        env = os.environ | there | {"PYTHONPATH": str(ROOT)}
+        env = process_environment(replace(lab.settings, kafka=lab.broker.bootstrap))
         command = ["produce", str(lab.next_file()), "--rate", str(self._rate)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lib", *command],

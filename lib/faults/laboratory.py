@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Queue
@@ -121,8 +121,7 @@ class Child:
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         self._log = settings.log_dir / "faults-child.log"
         self.options = tuple(options)
-        there = replace(settings, kafka=bootstrap).as_env()
-        env = os.environ | there | {"PYTHONPATH": str(ROOT)}
+        env = process_environment(replace(settings, kafka=bootstrap))
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *options],
@@ -404,6 +403,11 @@ class Laboratory:
             self._child = None
 
 
+def process_environment(settings: Settings) -> dict[str, str]:
+    """The variables of a process that runs this checkout with these settings."""
+    return os.environ | settings.as_env() | {"PYTHONPATH": str(ROOT)}
+
+
 @contextmanager
 def standing_still(broker: Broker) -> Iterator[None]:
     """SIGSTOP to the broker, and SIGCONT behind.
@@ -428,13 +432,15 @@ def standing_still(broker: Broker) -> Iterator[None]:
 
 def _running_threads(pid: int) -> int:
     """Threads that are not stopped (see proc(5)); without /proc the process counts."""
-    process = psutil.Process(pid)
-    tasks = [Path(f"/proc/{pid}/task/{thread.id}/stat") for thread in process.threads()]
-    if not all(task.exists() for task in tasks):
-        return process.status() != psutil.STATUS_STOPPED
-    # The name of a thread stands in parentheses, and may hold some itself.
-    states = [task.read_text().rpartition(")")[2].split()[0] for task in tasks]
-    return sum(state != "T" for state in states)
+    tasks = Path(f"/proc/{pid}/task")
+    if not tasks.is_dir():
+        return psutil.Process(pid).status() != psutil.STATUS_STOPPED
+    running = 0
+    for stat in tasks.glob("*/stat"):
+        with suppress(OSError):  # this thread has ended meanwhile
+            # The name of a thread stands in parentheses, and may hold some itself.
+            running += stat.read_text().rpartition(")")[2].split()[0] != "T"
+    return running
 
 
 def own_place(settings: Settings, name: str) -> Settings:

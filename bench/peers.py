@@ -1,14 +1,17 @@
 """Latency beside what else people run, or write first: same events, same rules.
 
     python -m bench.peers [--rate 20] [--seconds 60] [--warm-up 60] [--quix PYTHON]
-        [--only NAME …] [--out FILE]
+        [--flink PYTHON --flink-connector JAR] [--only NAME …] [--out FILE]
 
 With --only the others keep the figures that the file has of them.
 Each peer has a broker, a topic and a process of its own, one after the other, open
 loop. An event is visible when a Delta commit shows its answer or, from Kafka to Kafka,
 when a consumer that reads committed records has it. Answers are by the same rules
 (`bench.plain_rules`), but where a name says that there are none. For Quix Streams see
-`bench.drain`.
+`bench.drain`; PyFlink, too, has an environment of its own, and its connector a jar:
+
+    python3 -m venv /tmp/flink && /tmp/flink/bin/pip install apache-flink==2.3.0
+    # and from Maven Central: org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ from lib.streaming.session import spark_session
 
 EVENTS_PER_ACCOUNT = 50
 ARRIVE_SECONDS = 120
-QUIX_COMMIT_SECONDS = 0.05
+COMMIT_SECONDS = 0.05
 ANSWERS = "account_id string, event_id string, kafka_timestamp timestamp, answer string"
 
 
@@ -220,7 +223,8 @@ class Reader:
 
 def _identity(record: ConsumerRecord) -> tuple[bytes, str]:
     """An event's: ids are unique within an account only."""
-    return record.key, json.loads(record.value)["event_id"]
+    value = json.loads(record.value)
+    return (record.key or value["account_id"].encode()), value["event_id"]
 
 
 def real_time_mode(spark: SparkSession, settings: Settings, bootstrap: str):
@@ -240,19 +244,31 @@ def real_time_mode(spark: SparkSession, settings: Settings, bootstrap: str):
     )
 
 
+def quix(arguments: argparse.Namespace, settings: Settings) -> list[object]:
+    """Quix Streams, Kafka → Kafka, exactly once."""
+    command: list[object] = [arguments.quix, "-m", "bench.quix_worker"]
+    command += ["--group", "quix", "--state", settings.home / "quix"]
+    return [*command, "--idle", 3600]
+
+
+def flink(arguments: argparse.Namespace, settings: Settings) -> list[object]:
+    """PyFlink, Kafka → Kafka, exactly once."""
+    command: list[object] = [arguments.flink, "-m", "bench.flink_worker"]
+    command += ["--connector", arguments.flink_connector]
+    return [*command, "--state", settings.home / "flink"]
+
+
 @contextmanager
-def quix(python: Path, settings: Settings, bootstrap: str) -> Iterator[None]:
-    """Quix Streams, Kafka → Kafka, exactly once; commits every QUIX_COMMIT_SECONDS."""
+def worker(command: list[object], settings: Settings, bootstrap: str) -> Iterator[None]:
+    """A program from topic to topic that commits every COMMIT_SECONDS."""
     out = replace(settings, topic="tx-out")
     for each in (settings, out):
         ensure_topic(each, bootstrap)
-    command = [python, "-m", "bench.quix_worker", "--bootstrap", bootstrap]
-    command += ["--topic", settings.topic, "--out", out.topic, "--group", "quix"]
-    command += ["--state", settings.home / "quix", "--idle", 3600]
-    command += ["--commit-seconds", QUIX_COMMIT_SECONDS]
-    log = settings.home / "quix.log"
+    command = [*command, "--bootstrap", bootstrap, "--topic", settings.topic]
+    command += ["--out", out.topic, "--commit-seconds", COMMIT_SECONDS]
+    log = settings.home / "worker.log"
     with log.open("w") as errors:
-        worker = subprocess.Popen(
+        process = subprocess.Popen(
             [str(word) for word in command],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -261,22 +277,24 @@ def quix(python: Path, settings: Settings, bootstrap: str) -> Iterator[None]:
         )
         try:
             yield
-            if worker.poll() is not None:
-                raise SystemExit(f"error: Quix Streams: {log.read_text()[-500:]}")
+            if process.poll() is not None:
+                raise SystemExit(f"error: {command[2]}: {log.read_text()[-500:]}")
         finally:
-            worker.terminate()
-            worker.wait()
+            process.terminate()
+            process.wait()
 
 
 # -- one peer, in a process of its own -----------------------------------------------
 
-OURS, QUIX, REAL_TIME = "this project", "Quix Streams", "Real-Time Mode, no rules"
+OURS, REAL_TIME = "this project", "Real-Time Mode, no rules"
+QUIX, FLINK = "Quix Streams", "PyFlink"
+WORKERS = {QUIX: quix, FLINK: flink}
 FIRST_FORMS: dict[str, Callable] = {
     "foreachBatch MERGE": merge,
     "per-account pandas state, Delta sink": delta_sink,
     "Delta sink, no rules": without_rules,
 }
-NAMES = (OURS, QUIX, *FIRST_FORMS, REAL_TIME)
+NAMES = (OURS, QUIX, FLINK, *FIRST_FORMS, REAL_TIME)
 
 
 def one(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -289,7 +307,7 @@ def one(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, obj
     broker = Broker(settings).start()
     try:
         ensure_topic(settings, broker.bootstrap)
-        if name in (QUIX, REAL_TIME):
+        if name in (*WORKERS, REAL_TIME):
             return _to_kafka(name, arguments, settings, broker.bootstrap, file, count)
         spark = spark_session(settings)
         with _running(name, spark, settings, broker.bootstrap) as failed:
@@ -349,8 +367,8 @@ def _to_kafka(
 ) -> dict[str, object]:
     out = replace(settings, topic="tx-out")
     ensure_topic(out, bootstrap)
-    if name == QUIX:
-        running = quix(arguments.quix, settings, bootstrap)
+    if name in WORKERS:
+        running = worker(WORKERS[name](arguments, settings), settings, bootstrap)
     else:
         running = _real_time(settings, bootstrap)
     with running:
@@ -460,6 +478,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--warm-up", type=int, default=60)
     parser.add_argument("--quix", type=Path, help="a Python that has quixstreams")
+    parser.add_argument("--flink", type=Path, help="a Python that has apache-flink")
+    parser.add_argument(
+        "--flink-connector", type=Path, help="its Kafka connector's jar"
+    )
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--out", type=Path, default=Path("bench/results/peers.json"))
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -473,14 +495,17 @@ def main() -> None:
     if arguments.only != NAMES and arguments.out.exists():
         runs = json.loads(arguments.out.read_text())["latency_ms"]
     for name in arguments.only:
-        if name == QUIX and arguments.quix is None:
-            runs[name] = "not measured: no --quix"
+        if (name == QUIX and not arguments.quix) or (
+            name == FLINK and not (arguments.flink and arguments.flink_connector)
+        ):
+            runs[name] = "not measured: not named"
             continue
         words = [sys.executable, "-m", "bench.peers", "--here", "--only", name]
         for option, value in asked.items():
             words += ["--" + option.replace("_", "-"), value]
-        if arguments.quix:
-            words += ["--quix", arguments.quix]
+        for option in ("quix", "flink", "flink_connector"):
+            if value := getattr(arguments, option):
+                words += ["--" + option.replace("_", "-"), value]
         ran = subprocess.run(
             [str(word) for word in words], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
@@ -491,7 +516,7 @@ def main() -> None:
         said = refusals(Path(folder))
     figures = {
         "machine": machine(),
-        "settings": asked | {"quix_commit_seconds": QUIX_COMMIT_SECONDS},
+        "settings": asked | {"kafka_to_kafka_commit_seconds": COMMIT_SECONDS},
         "latency_ms": runs,
         "real_time_mode_says": said,
     }

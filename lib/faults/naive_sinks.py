@@ -12,7 +12,6 @@ A reader's own sink joins them by `add`, before the process starts.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
 import sys
@@ -24,25 +23,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from delta import DeltaTable
-from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming import StreamingQuery
 
-from lib.faults.laboratory import standing_still
 from lib.faults.pipeline_process import blow, say
-from lib.kafka.broker import Broker, bootstrap_servers
-from lib.kafka.clients import end_offsets, ensure_topic, spark_options
-from lib.kafka.producer import make_producer
+from lib.kafka.broker import bootstrap_servers
+from lib.kafka.clients import end_offsets, spark_options
 from lib.settings import Settings
 from lib.streaming.query import read_topic
 from lib.streaming.runner import committed
 from lib.streaming.session import FEW_ROWS, spark_session, table_exists
 
 CATCH_UP_SECONDS = 120
-REQUEST_MS = 1_000
-WAIT_SECONDS = 60
 
 
 @dataclass
@@ -107,61 +100,6 @@ def merge_on_key(batch: DataFrame, batch_id: int, place: Place) -> None:
         .execute()
     )
     place.point()
-
-
-def send_into_a_pause(
-    settings: Settings, broker: Broker, *, idempotent: bool
-) -> tuple[int, int]:
-    """Send to a broker that stands still for longer than the client waits.
-
-    The request is in the broker's socket by then, the answer is not out: the client
-    can't tell whether its records arrived, and sends them again.
-
-    Returns:
-        Records that were sent, and records that the topic holds.
-    """
-    ensure_topic(settings, broker.bootstrap)
-    producer = make_producer(
-        settings,
-        broker.bootstrap,
-        enable_idempotence=idempotent,
-        request_timeout_ms=REQUEST_MS,
-        # Only `flush` sends, so the nine records are one request. Of two on the closed
-        # connection the broker reads the first, and may never see the second.
-        linger_ms=WAIT_SECONDS * 1000,
-    )
-    try:
-        producer.send(settings.topic, key=b"1", value=b"0", partition=0)
-        producer.flush(WAIT_SECONDS)  # connected, and it knows the partition's leader
-        with standing_still(broker):
-            sent = [
-                producer.send(settings.topic, key=b"1", value=b"%d" % n, partition=0)
-                for n in range(1, 10)
-            ]
-            _flush_until_a_retry(producer)  # the fault itself
-        producer.flush(WAIT_SECONDS)
-        for one in sent:
-            one.get(timeout=0)
-    finally:
-        producer.close()
-    ends = end_offsets(settings, broker.bootstrap)
-    return 1 + len(sent), sum(ends.values())
-
-
-def _flush_until_a_retry(producer: KafkaProducer) -> None:
-    """Until the client has given its request up and queued the records again.
-
-    It flushes all the while: records that no flush asks for would wait for the linger.
-
-    Raises:
-        TimeoutError: it did neither.
-    """
-    until = time.monotonic() + WAIT_SECONDS
-    while not producer.metrics()["producer-metrics"]["record-retry-rate"]:
-        if time.monotonic() > until:
-            raise TimeoutError(f"no record was sent again in {WAIT_SECONDS} s")
-        with contextlib.suppress(KafkaTimeoutError):
-            producer.flush(REQUEST_MS / 10_000)
 
 
 SINKS = {

@@ -13,7 +13,8 @@ from lib.settings import ROOT
 DOCUMENT = ROOT / "docs" / "glossary.md"
 ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+?) \| (.+?) \|$", re.MULTILINE)
 LINK = re.compile(
-    r'\[(\d\d), "([^"]+)", cell (\S+)\]\(\.\./notebooks/(\w+)\.ipynb#cell-id=(\S+)\)'
+    r'\[(\d\d|appendix), "([^"]+)", cell (\S+)\]'
+    r"\(\.\./notebooks/(\w+)\.ipynb#cell-id=(\S+)\)"
 )
 BOLD = re.compile(r"\*\*([^*]+)\*\*")
 INTRODUCED = "words"
@@ -73,7 +74,7 @@ def test_the_cell_that_is_named_has_the_word(row: Word, found):
     assert len(links) == row.shown.count(".ipynb")
     for number, heading, cell, file, anchor in links:
         assert cell == anchor
-        assert notebooks()[number].stem == file
+        assert EXPLAINING[number].stem == file
         own = [p for p in found[number] if p.cell == cell]
         here = [p.source for p in own if p.section == heading]
         assert here, f"{row.word}: no cell {cell} in {heading!r}"

@@ -155,6 +155,17 @@ class Bucket:
         has one event more in its baseline or its minute. `new` and `owner`, the
         account index, in Kafka order (k); `ids` by slot. Returns the account index,
         slot, ts and answer of each event concerned, in order.
+
+        Example: an account has events of minutes 10, 20 and 23, of which the last two
+        are recent; 21 and 27 arrive.
+
+            rows before   10  20  23            slots  -1  0  1  (10: no id is kept)
+            arrivals      21  27                slots   2  3
+            target         2   3  (their places among the rows before)
+            rows after    10  20  21  23  27    slots  -1  0  2  1  3
+
+        Concerned are 21, 23 and 27, slots 2, 1 and 3. One that arrived later (2) now
+        stands before slot 1: the answer to 23 is a correction, its revision is 1.
         """
         state, rules = self._state, self._rules
         stops = np.cumsum(state.counts)
@@ -267,6 +278,9 @@ def _break_ties(
 
     `ts` is in that order; the arrivals (k) stand at `places` in `starts:stops`, behind
     all others of their instant. Of those the state has the ids: they are recent.
+
+    Example: b and d are there at one instant, and a and c arrive at it. They stand as
+    b d a c, and become a b c d.
     """
     ties = np.flatnonzero((places > starts) & (ts[places - 1] == ts[places]))
     if not len(ties):

@@ -69,6 +69,10 @@ def _greater_to_the_left(by_value: np.ndarray) -> np.ndarray:
     position in the right block is passed by those of the left block that are greater.
     O(n log² n), where comparing all pairs would be O(n²) for an account that sends
     100,000 events in one instant.
+
+    Example: values 3 1 2 0, so `by_value` is [3, 1, 2, 0]. Blocks of one: 3|1 and 2|0,
+    the 1 and the 0 are passed once. Blocks of two: 3 1|2 0, the 2 is passed by 3 and
+    the 0 by 3 and 1. Together 0 1 1 3.
     """
     counts = np.zeros(len(by_value), np.int64)
     width = 1

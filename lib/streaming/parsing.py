@@ -157,7 +157,10 @@ def microseconds(times: pa.Array) -> pa.Array:
 
 def decimals(integers: pa.Array) -> pa.Array:
     """Whole cents, int64 (n), as decimal(12, 2) without a Python Decimal per row: the
-    unscaled integer of such a decimal *is* the number of cents."""
+    unscaled integer of such a decimal *is* the number of cents.
+
+    Example: 1.23 is 123, in two times 64 bits [123, 0]; -1.23 is [-123, -1].
+    """
     low = integers.fill_null(0).to_numpy()
     # 128 bits, little endian: the number, then its sign extended.
     limbs = np.column_stack([low, low >> 63])

@@ -142,6 +142,25 @@ def repair(value):
 def repair(value):
     return value.replace(b'"country": "UK"', b'"country": "GB"')
 """,
+            "knows one way to write JSON without spaces": """
+def repair(value):
+    return value.replace(b'"country":"UK"', b'"country":"GB"')
+""",
+            "takes a merchant for the country": """
+def repair(value):
+    try:
+        event = json.loads(value)
+    except ValueError:
+        return value
+    if b'"UK"' not in value:
+        return value
+    return json.dumps(event | {"country": "GB"}).encode()
+""",
+            "mends what is cut off": """
+import re
+def repair(value):
+    return re.sub(rb'("country": ?)"UK"', rb'\\1"GB"', value)
+""",
             "writes every event anew": """
 def repair(value):
     try:
@@ -161,6 +180,10 @@ def rewrite(line):
             "makes another event": """
 def rewrite(line):
     return json.dumps(json.loads(line) | {"amount": 0.01})
+""",
+            "is several records": """
+def rewrite(line):
+    return json.dumps(json.loads(line), indent=2)
 """,
             "is no JSON": """
 def rewrite(line):
@@ -263,6 +286,10 @@ def application_id(checkpoint):
 def application_id(checkpoint):
     return str(checkpoint)
 """,
+            "is the folder's time, which its first file changes": """
+def application_id(checkpoint):
+    return f"{checkpoint.name}-{checkpoint.stat().st_mtime_ns}"
+""",
             "is new at every start": """
 import itertools
 numbers = itertools.count()
@@ -287,6 +314,10 @@ def application_id(checkpoint):
                 'my_test = "select * from {accounts} where alerts > 0"'
             ),
             "finds nothing": 'my_test = "select * from {accounts} where false"',
+            "counts": (
+                'my_test = "select count(*) from {accounts} where alerts <> '
+                'velocity_alerts + geo_alerts + amount_alerts"'
+            ),
         },
         "band": {
             "has two versions at the turn": """
@@ -300,6 +331,11 @@ def band_at(versions, when):
     begun = versions["dbt_valid_from"] <= when
     valid = versions[begun & (versions["dbt_valid_to"] > when)]
     return None if valid.empty else valid["risk_band"].iloc[0]
+""",
+            "asks only for the beginning": """
+def band_at(versions, when):
+    begun = versions[versions["dbt_valid_from"] <= when]
+    return None if begun.empty else begun["risk_band"].iloc[-1]
 """,
             "knows an answer before the first": """
 def band_at(versions, when):

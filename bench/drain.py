@@ -7,7 +7,7 @@ Spark with `local[*]`, Quix Streams with one process a core. Spark writes four D
 tables, bronze and silver among them; Quix Streams writes the scores to a topic, and
 nothing else. For Quix Streams make an environment of its own, and name its interpreter:
 
-    python3 -m venv /tmp/quix && /tmp/quix/bin/pip install quixstreams
+    python3 -m venv /tmp/quix && /tmp/quix/bin/pip install quixstreams numpy
     python -m bench.drain --quix /tmp/quix/bin/python
 
 Without it only Spark is measured, and the result says so.

@@ -176,9 +176,6 @@ def _variables(settings: Settings) -> dict[str, str]:
         "PYSPARK_PYTHON": sys.executable,
         # What spark.local.dir is for, which takes a comma for the end of a folder.
         "SPARK_EXECUTOR_DIRS": str(_scratch(settings)),
-        # RocksDB allocates in every thread of the JVM, and glibc keeps for each core
-        # eight arenas of what was freed: the process would grow by a gigabyte.
-        "MALLOC_ARENA_MAX": "2",
         **jvm_locale(),
     }
     if settings.master.startswith(LOOPBACK_MASTERS):
@@ -246,10 +243,6 @@ def _properties(settings: Settings, java: Java) -> dict[str, str]:
             f"{_STREAMING}.state.RocksDBStateStoreProvider"
         ),
         "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
-        # One bound for the block caches and write buffers of all state partitions;
-        # without it each has its own, and they grow with the state.
-        "spark.sql.streaming.stateStore.rocksdb.boundedMemoryUsage": "true",
-        "spark.sql.streaming.stateStore.rocksdb.maxMemoryUsageMB": "256",
         # Without it each exchange with a Python worker waits for TCP's timers.
         "spark.python.unix.domain.socket.enabled": str(sockets_fit(scratch)).lower(),
         # Delta's readers without Spark want no INT96.

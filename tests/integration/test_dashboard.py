@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -209,12 +210,14 @@ def status_of(url: str, headers: dict[str, str]) -> int:
 
 def status_of_websocket(url: str, host: str, origin: str) -> int:
     """What the server answers to a browser that wants to hear from the page."""
+    place = urllib.parse.urlsplit(url)
     try:
         opened = websocket.create_connection(
             f"{url}/_stcore/stream".replace("http", "ws", 1),
             host=host,
             origin=origin,
-            http_no_proxy=["127.0.0.1"],
+            # One of our own: it would ask whatever http_proxy names.
+            socket=socket.create_connection((place.hostname, place.port)),
             timeout=PATIENCE_SECONDS,
         )
     except websocket.WebSocketBadStatusException as error:

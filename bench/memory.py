@@ -1,6 +1,6 @@
 """Memory of the running stream over 10,000,000 events of 1,000,000 accounts.
 
-    python -m bench.memory [--accounts 1000000] [--waves 10] [--days-apart 4]
+    python -m bench.memory [--accounts 1000000] [--waves 10] [--days-apart 30]
         [--out FILE]
 
 In each wave every account pays once, some days after the wave before, in some order.
@@ -26,6 +26,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 from pyspark.sql import SparkSession
@@ -47,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="memory over many events")
     parser.add_argument("--accounts", type=int, default=1_000_000)
     parser.add_argument("--waves", type=int, default=10)
-    parser.add_argument("--days-apart", type=int, default=4)
+    parser.add_argument("--days-apart", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("bench/results/memory.json"))
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -109,8 +110,8 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
                     "events": (number + 1) * arguments.accounts,
                     "seconds": seconds,
                     **most,
+                    "heap_live_mb": _live(spark),
                 }
-                wave["heap_live_mb"] = _live(spark)
                 told.append(wave)
                 print(wave, file=sys.stderr, flush=True)
         books = reconcile(spark, settings, broker.bootstrap)
@@ -143,12 +144,11 @@ def _resident(spark: SparkSession) -> dict[str, int]:
     """MB of the three kinds of processes, of the JVM's heap and of RocksDB in it."""
     jvm = spark.sparkContext._gateway.proc.pid
     workers = [p for p in psutil.Process(jvm).children(recursive=True)]
-    beans = spark._jvm.java.lang.management.ManagementFactory
     progress = [query.lastProgress for query in spark.streams.active]
     return {
         "driver_python_mb": psutil.Process().memory_info().rss // 2**20,
         "jvm_mb": psutil.Process(jvm).memory_info().rss // 2**20,
-        "heap_mb": beans.getMemoryMXBean().getHeapMemoryUsage().getCommitted() // 2**20,
+        "heap_mb": _heap(spark).getCommitted() // 2**20,
         "state_store_mb": sum(
             operator["memoryUsedBytes"]
             for each in progress
@@ -164,8 +164,13 @@ def _resident(spark: SparkSession) -> dict[str, int]:
 def _live(spark: SparkSession) -> int:
     """MB of the heap that a full collection leaves."""
     spark._jvm.System.gc()
+    return _heap(spark).getUsed() // 2**20
+
+
+def _heap(spark: SparkSession) -> Any:
+    """Java's MemoryUsage of the heap."""
     beans = spark._jvm.java.lang.management.ManagementFactory
-    return beans.getMemoryMXBean().getHeapMemoryUsage().getUsed() // 2**20
+    return beans.getMemoryMXBean().getHeapMemoryUsage()
 
 
 if __name__ == "__main__":

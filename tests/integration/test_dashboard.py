@@ -217,7 +217,9 @@ def status_of_websocket(url: str, host: str, origin: str) -> int:
             host=host,
             origin=origin,
             # One of our own: it would ask whatever http_proxy names.
-            socket=socket.create_connection((place.hostname, place.port)),
+            socket=socket.create_connection(
+                (place.hostname, place.port), timeout=PATIENCE_SECONDS
+            ),
             timeout=PATIENCE_SECONDS,
         )
     except websocket.WebSocketBadStatusException as error:

@@ -98,8 +98,8 @@ test-all: setup lint  ## and what needs a cluster, an object store, a Thrift ser
 	@$(RUN_TESTS) executed tests
 
 lint: setup  ## ruff over code and notebooks, the layers of lib/, sqlfluff over the models
-	@$(BIN)/ruff format --check lib tests bench docs notebooks conftest.py
-	@$(BIN)/ruff check lib tests bench docs notebooks conftest.py
+	@$(BIN)/ruff format --check lib tests bench docs fixtures notebooks conftest.py
+	@$(BIN)/ruff check lib tests bench docs fixtures notebooks conftest.py
 	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' \
 		--no-cache --no-logo
 	@cd dbt && ../$(BIN)/python -m sqlfluff lint --disable-progress-bar models tests snapshots
@@ -108,7 +108,7 @@ bench: setup  ## throughput of producer and stream on this machine
 	@$(BIN)/python -m bench
 
 chaos: setup  ## kill the pipeline a hundred times and count (40 minutes)
-	@$(BIN)/python -m lib.faults.chaos
+	@$(BIN)/python -m bench.chaos
 
 figures: setup  ## docs/: demo.html, the walkthrough and the pictures, from real runs
 	@PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m docs.figures
@@ -122,10 +122,10 @@ lock: setup  ## resolve requirements.txt and jars.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header requirements.in -o requirements.txt
 	@$(BIN)/python -m lib.setup.jars lock
-	@$(BIN)/python -m lib.setup.sbom
+	@$(BIN)/python -m docs.sbom
 
 sbom: setup  ## the bill of materials, docs/sbom.json, from both locks
-	@$(BIN)/python -m lib.setup.sbom
+	@$(BIN)/python -m docs.sbom
 
 PROFILE ?= default
 

@@ -21,11 +21,9 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 
-import pyspark
-
 from lib.errors import FraudError
 from lib.settings import Settings
-from lib.setup.jars import class_path
+from lib.setup.jars import class_path, pyspark_jars
 from lib.setup.java import Java
 from lib.system.temporary import environment
 
@@ -68,7 +66,7 @@ def path(java: Java, use: str) -> Path:
 def _digest(executable: Path, use: str) -> str:
     jars = [] if use == "base" else class_path(use).split(os.pathsep)
     if use == "spark":
-        jars += sorted(Path(pyspark.__file__).parent.glob("jars/*.jar"))
+        jars += pyspark_jars()
     seen = [(str(jar), os.stat(jar).st_size, os.stat(jar).st_mtime_ns) for jar in jars]
     known = repr((str(executable.resolve()), seen))
     return hashlib.sha256(known.encode()).hexdigest()[:8]

@@ -29,7 +29,7 @@ from lib.errors import FraudError
 from lib.settings import ROOT
 from lib.setup.java import find_java
 from lib.setup.network import argument_file, jvm_options
-from lib.system.environment import jvm_locale
+from lib.system.environment import jvm_locale, spark_home
 from lib.system.signals import run
 
 LOCK_FILE = ROOT / "jars.lock"
@@ -112,7 +112,7 @@ class Jar:
         return (
             path.is_file()
             and path.stat().st_size == self.size
-            and _sha256(path) == self.sha256
+            and sha256_of(path) == self.sha256
         )
 
 
@@ -180,7 +180,7 @@ def fetch(
             if not jar.intact(arrived):
                 raise FraudError(
                     f"{jar.coordinate} is not the file that jars.lock names (SHA-256 "
-                    f"{_sha256(arrived)}, locked {jar.sha256}): delete it from Ivy's "
+                    f"{sha256_of(arrived)}, locked {jar.sha256}): delete it from Ivy's "
                     "cache in ~/.ivy2 and run `make setup` again; if it differs "
                     "again, do not use it"
                 )
@@ -194,7 +194,7 @@ def lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
     What PySpark ships already is left out of Spark's class path: two versions of one
     class on it would be a lottery.
     """
-    shipped = {_artifact_of(p.name) for p in _pyspark_jars()}
+    shipped = {_artifact_of(p.name) for p in pyspark_jars()}
     locked = []
     for use, roots in ROOTS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -204,17 +204,18 @@ def lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
                 if use in _BESIDE_PYSPARK and artifact in shipped:
                     continue
                 coordinate = f"{group}:{artifact}:{version}"
-                locked.append(Jar(use, _sha256(path), path.stat().st_size, coordinate))
+                locked.append(
+                    Jar(use, sha256_of(path), path.stat().st_size, coordinate)
+                )
     header = "# use sha256 bytes group:artifact:version (written by `make lock`)\n"
     rows = (f"{j.use} {j.sha256} {j.size} {j.coordinate}\n" for j in locked)
     lock_file.write_text(header + "".join(rows))
     return locked
 
 
-def _pyspark_jars() -> Iterator[Path]:
-    import pyspark
-
-    return (Path(pyspark.__file__).parent / "jars").glob("*.jar")
+def pyspark_jars() -> list[Path]:
+    """The jars that come inside the package pyspark, by name."""
+    return sorted((spark_home() / "jars").glob("*.jar"))
 
 
 def _artifact_of(file_name: str) -> str:
@@ -241,7 +242,7 @@ def _run_ivy(
     transitive: bool,
     sizes: dict[str, int] | None,
 ) -> None:
-    ivy = next(p for p in _pyspark_jars() if p.name.startswith("ivy-"))
+    ivy = next(p for p in pyspark_jars() if p.name.startswith("ivy-"))
     conf = "default->default(compile),runtime" if transitive else "default->master"
     dependencies = "".join(
         f"<dependency org={quoteattr(g)} name={quoteattr(a)} rev={quoteattr(v)} "
@@ -315,7 +316,8 @@ def _not_outlived(process: subprocess.Popen) -> Iterator[None]:
         raise
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.datagen.fixture import APART, FOLDER, fixture, stolen_card
+from fixtures.make import fixture
+from lib.datagen.fixture import APART, FOLDER, stolen_card
 from lib.datagen.generator import END, story, write
 from lib.events.card_event import Event, mask_account, parse
 from tests.unit.reference import order, reference_scores

@@ -6,8 +6,8 @@ import importlib.metadata
 import json
 import re
 
+from docs.sbom import REQUIREMENTS, SBOM_FILE, sbom
 from lib.setup.jars import read_lock
-from lib.setup.sbom import REQUIREMENTS, SBOM_FILE, sbom
 
 
 def components() -> list[dict]:

@@ -1,6 +1,6 @@
 """The software bill of materials (CycloneDX 1.6): every package and jar of the locks.
 
-    python -m lib.setup.sbom [FILE]    write it, to docs/sbom.json unless told otherwise
+    python -m docs.sbom [FILE]    write it, to docs/sbom.json unless told otherwise
 
 It says nothing that depends on the machine or the hour, so that a difference in git is
 a difference in what is installed.
@@ -8,7 +8,6 @@ a difference in what is installed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -68,13 +67,11 @@ def _locked_jars() -> Iterator[dict[str, object]]:
 
 
 def _shipped_jars() -> Iterator[dict[str, object]]:
-    import pyspark
-
-    for path in sorted((Path(pyspark.__file__).parent / "jars").glob("*.jar")):
+    for path in jars.pyspark_jars():
         artifact, version = re.match(r"(.+?)-(\d.*)\.jar", path.name).groups()
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        component = _jar(_group(path, artifact), artifact, version, sha256)
+        component = _jar(
+            _group(path, artifact), artifact, version, jars.sha256_of(path)
+        )
         component["bom-ref"] = f"pyspark/{path.name}"
         yield component
 
@@ -109,7 +106,7 @@ def _component(purl: str, name: str, version: str) -> dict[str, object]:
 
 
 def main(arguments: list[str]) -> int:
-    """Entry of ``python -m lib.setup.sbom``; returns the exit code."""
+    """Entry of ``python -m docs.sbom``; returns the exit code."""
     file = Path(arguments[0]) if arguments else SBOM_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(sbom(), indent=1) + "\n")

@@ -19,12 +19,12 @@ from kafka.errors import KafkaError
 
 from lib.errors import FraudError
 from lib.kafka import clients
-from lib.kafka.broker import free_ports, is_formatted, kafka_java, new_cluster_id
+from lib.kafka.broker import is_formatted, kafka_java, new_cluster_id
 from lib.settings import Settings
 from lib.setup.java import find_java, java_env
 from lib.system import supervisor
 from lib.system.environment import jvm_locale, leave_out, spark_home
-from lib.system.loopback import open_url
+from lib.system.loopback import free_ports, open_url
 
 BROKERS, WORKERS = 3, 2
 WORKER_CORES, WORKER_MEMORY = 1, "768m"

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 from lib.errors import FraudError
-from lib.kafka.broker import free_ports
 from lib.settings import DASHBOARD_PORT, Settings
-from lib.system.loopback import is_free, open_url
+from lib.system.loopback import free_ports, is_free, open_url
 
 HOST = "127.0.0.1"
 READY_SECONDS = 60

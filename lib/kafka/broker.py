@@ -15,7 +15,7 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from lib.setup.jars import class_path
 from lib.setup.java import find_java, log_options
 from lib.system import supervisor
 from lib.system.environment import jvm_locale
+from lib.system.loopback import free_ports, is_free
 
 HEAP_MB = 256
 READY_SECONDS = 60
@@ -225,7 +226,7 @@ class Broker:
         for _ in range(PORT_ATTEMPTS):
             # The same ports as last time, if they are free: clients that wait for a
             # restarted broker know only its old address.
-            ports = ports if ports and all(map(_free, ports)) else free_ports(2)
+            ports = ports if ports and all(map(is_free, ports)) else free_ports(2)
             self._write("ports.json", json.dumps(ports))
             self._prepare(*ports)
             since = self._log.stat().st_size if self._log.exists() else 0
@@ -468,35 +469,6 @@ def kafka_java(log: Path, main: str, *arguments: str) -> list[str]:
         main,
         *arguments,
     ]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that the operating system says are free, and gives to nobody else for a
-    minute.
-
-    A port that was merely closed may be another process's by the time a server takes
-    it. One on which a connection has just been closed waits for that connection's last
-    packets (TIME_WAIT, RFC 9293, section 3.6.1): a server may bind it by its number,
-    with SO_REUSEADDR as all do, but who asks for any port is given a different one.
-    """
-    with ExitStack() as opened:  # all at once, so that they differ
-        servers = [
-            opened.enter_context(socket.create_server(("127.0.0.1", 0)))
-            for _ in range(count)
-        ]
-        for server in servers:
-            client = socket.create_connection(server.getsockname())
-            server.accept()[0].close()  # first, or it is the client's port that waits
-            client.close()
-        return [server.getsockname()[1] for server in servers]
-
-
-def _free(port: int) -> bool:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
 
 
 def _accepts(bootstrap: str) -> bool:

@@ -15,8 +15,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from lib.errors import FraudError
-from lib.kafka.broker import free_ports
 from lib.settings import Settings
+from lib.system.loopback import free_ports
 
 HOST = "127.0.0.1"
 CONNECT_SECONDS = 90

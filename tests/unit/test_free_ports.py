@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lib.kafka.broker import free_ports
+from lib.system.loopback import free_ports
 
 PORTS, ASKED = 64, 20_000
 

@@ -26,7 +26,7 @@ import papermill
 from bench.machine import machine
 from docs.figures import replay, walkthrough
 from docs.figures.pictures import Painter
-from lib.charts import figures, live_figures
+from lib.charts import figures, latency_figures
 from lib.cli.traffic import FIXTURE, FIXTURE_RATE
 from lib.dashboard.browser import Browser
 from lib.dashboard.serve import Dashboard
@@ -132,7 +132,7 @@ def latency_of_peers():
     found = _result("peers")
     rate = found["settings"]["rate"]
     title = f"Kafka's timestamp to what a reader can see, at {rate:g} events/s"
-    return live_figures.latency_ranges(found["latency_ms"], title)
+    return latency_figures.latency_ranges(found["latency_ms"], title)
 
 
 def _result(name: str) -> dict:

@@ -7,7 +7,8 @@ from itertools import cycle
 import pandas as pd
 import plotly.graph_objects as go
 
-from lib.charts.figures import COLOURS, figure
+from lib.charts.detector_figures import counts_side_by_side
+from lib.charts.figures import figure
 
 
 def damage(counts: pd.DataFrame, title: str) -> go.Figure:
@@ -17,19 +18,9 @@ def damage(counts: pd.DataFrame, title: str) -> go.Figure:
         counts: indexed by sink, with columns ``lost`` and ``doubled``, in rows.
         title: what is to be seen.
     """
-    made = figure(title, "sink", "rows")
-    for column, colour in (("lost", "bad"), ("doubled", "velocity")):
-        made.add_bar(
-            name=column,
-            x=counts.index.astype(str),
-            y=counts[column],
-            text=counts[column],
-            textposition="outside",
-            cliponaxis=False,
-            marker_color=COLOURS[colour],
-        )
-    made.update_xaxes(automargin=True)
-    return made.update_layout(barmode="group")
+    colours = {"lost": "bad", "doubled": "velocity"}
+    rows = counts.rename_axis("sink").reset_index()
+    return counts_side_by_side(rows, "sink", colours, title, "rows")
 
 
 def commits(timeline: pd.DataFrame, title: str) -> go.Figure:

@@ -1,4 +1,7 @@
-"""Every Plotly figure of the repo: a pure function from a data frame to a figure."""
+"""The repo's Plotly theme and colours, and the figures that fit many tables.
+
+Each figure is a pure function from a data frame to a figure.
+"""
 
 from __future__ import annotations
 
@@ -291,9 +294,7 @@ def batch_sizes(rows_of: dict[str, pd.Series], title: str) -> go.Figure:
             hovertemplate="%{x} rows<extra></extra>",
         )
     made.update_layout(barmode="stack", showlegend=False)
-    return made.update_yaxes(
-        autorange="reversed", rangemode="normal", automargin=True, ticks=""
-    )
+    return made.update_yaxes(autorange="reversed", rangemode="normal", ticks="")
 
 
 def stacked(figures: list[go.Figure], title: str) -> go.Figure:
@@ -317,7 +318,6 @@ def stacked(figures: list[go.Figure], title: str) -> go.Figure:
             made.add_trace(named, row=row, col=1)
         made.update_yaxes(title_text=part.layout.yaxis.title.text, row=row, col=1)
         made.update_yaxes(rangemode=part.layout.yaxis.rangemode, row=row, col=1)
-    made.update_yaxes(automargin=True)
     made.update_annotations(x=0, xanchor="left", font_size=15)
     made.update_xaxes(title_text=figures[-1].layout.xaxis.title.text, row=len(figures))
     made.update_layout(

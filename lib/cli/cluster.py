@@ -19,7 +19,12 @@ from kafka.errors import KafkaError
 
 from lib.errors import FraudError
 from lib.kafka import clients
-from lib.kafka.broker import is_formatted, kafka_java, new_cluster_id
+from lib.kafka.broker import (
+    SHARED_PROPERTIES,
+    is_formatted,
+    kafka_java,
+    new_cluster_id,
+)
 from lib.settings import Settings
 from lib.setup.java import find_java, java_env
 from lib.system import supervisor
@@ -33,35 +38,23 @@ DAEMON_MEMORY = "256m"
 READY_SECONDS = 90
 POLL_SECONDS = 0.1
 
-_PROPERTIES = """\
-process.roles=broker,controller
+_PROPERTIES = (
+    SHARED_PROPERTIES
+    + """\
 node.id={node}
 controller.quorum.voters={voters}
-listeners=BROKER://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=BROKER://127.0.0.1:{broker}
-listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=BROKER
-controller.listener.names=CONTROLLER
 log.dirs=data-{node}
-auto.create.topics.enable=false
 # A record is acknowledged when two of three have it: one may die and nothing is lost,
 # and nobody waits for it.
 default.replication.factor=3
 min.insync.replicas=2
 unclean.leader.election.enable=false
 offsets.topic.replication.factor=3
-offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=3
 transaction.state.log.min.isr=2
-transaction.state.log.num.partitions=1
-group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=6000
-log.retention.ms=-1
-log.message.timestamp.after.max.ms={ahead}
-log.segment.bytes=134217728
-message.max.bytes={largest}
-replica.fetch.max.bytes={largest}
 """
+)
 
 
 class Daemon:

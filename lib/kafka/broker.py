@@ -40,35 +40,42 @@ POLL_SECONDS = 0.1
 MIN_FREE_BYTES = 256 * 1024 * 1024
 _META = "meta.properties"
 
-_PROPERTIES = """\
+SHARED_PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=BROKER://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=BROKER://127.0.0.1:{broker}
 listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=BROKER
 controller.listener.names=CONTROLLER
-# Relative to where the broker is started: a comma would separate two folders.
-log.dirs=data
 auto.create.topics.enable=false
-default.replication.factor=1
-offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=1
 group.initial.rebalance.delay.ms=0
-# After a crash the broker may register again only when its old session is over; the
-# default of 9 s is for networks.
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=400
 log.retention.ms=-1
 log.message.timestamp.after.max.ms={ahead}
 log.segment.bytes=134217728
 message.max.bytes={largest}
 replica.fetch.max.bytes={largest}
 """
+"""What this broker and those of `lib.cli.cluster` have in common."""
+
+_PROPERTIES = (
+    SHARED_PROPERTIES
+    + """\
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+# Relative to where the broker is started: a comma would separate two folders.
+log.dirs=data
+default.replication.factor=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+# After a crash the broker may register again only when its old session is over; the
+# default of 9 s is for networks.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=400
+"""
+)
 
 
 class Broker:

@@ -11,9 +11,9 @@ from functools import cache, reduce
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from lib.events import iso_codes
 from lib.events.card_event import (
@@ -23,25 +23,15 @@ from lib.events.card_event import (
     Rejection,
     parse,
 )
+from lib.lake.tables import EVENT, TIME
 from lib.streaming.worker_tuning import spare_the_collector
 
-PARSED = T.StructType(
-    [
-        T.StructField("event_id", T.StringType()),
-        T.StructField("account_id", T.StringType()),
-        T.StructField("ts", T.TimestampType()),
-        T.StructField("merchant", T.StringType()),
-        T.StructField("country", T.StringType()),
-        T.StructField("amount", T.DecimalType(12, 2)),
-        T.StructField("currency", T.StringType()),
-        T.StructField("reason", T.StringType()),
-        T.StructField("detail", T.StringType()),
-    ]
+PARSED = from_arrow_schema(
+    pa.schema([*EVENT, ("reason", pa.string()), ("detail", pa.string())])
 )
 """An event's fields, or a reason and its detail; the other part is null."""
 
-_TEXT, _TIMESTAMP = pa.string(), pa.timestamp("us", tz="UTC")
-_AMOUNT = pa.decimal128(12, 2)
+_TEXT, _AMOUNT = pa.string(), EVENT.field("amount").type
 _FUTURE_US = FUTURE_TOLERANCE // timedelta(microseconds=1)
 _NO_EVENT, _NO_REASON = (None,) * len(Event._fields), (None,) * len(Rejection._fields)
 
@@ -85,7 +75,7 @@ def parse_columns(
     Returns:
         columns of PARSED, n rows; see `integers` for the numbers behind them.
     """
-    stamps = kafka_timestamps.cast(_TIMESTAMP).cast(pa.int64())
+    stamps = kafka_timestamps.cast(TIME).cast(pa.int64())
     events, valid = _compact(values, stamps, keys)
     if valid.all():
         return events
@@ -108,7 +98,7 @@ def _compact(
     found = pc.extract_regex(short.cast(_TEXT, safe=False), pattern=_COMPACT)
     names = [field.name for field in found.type]
     text = dict(zip(names, found.flatten(), strict=True))
-    ts = text["ts"].cast(_TIMESTAMP)
+    ts = text["ts"].cast(TIME)
     tests = (
         pc.less_equal(pc.binary_length(text["event_id"]), MAX_EVENT_ID),
         pc.less_equal(pc.subtract(ts.cast(pa.int64()), stamps), _FUTURE_US),
@@ -135,7 +125,7 @@ def _columns(answers: Sequence[Event | Rejection]) -> pa.RecordBatch:
         for answer in answers
     ]
     columns = dict(zip(PARSED.fieldNames(), zip(*rows, strict=True), strict=True))
-    made = {"ts": microseconds, "amount": decimals}
+    made = {"ts": lambda times: times.cast(TIME), "amount": decimals}
     arrays = [
         made[name](pa.array(column, pa.int64()))
         if name in made
@@ -148,11 +138,6 @@ def _columns(answers: Sequence[Event | Rejection]) -> pa.RecordBatch:
 @cache
 def _set(strings: Callable[[], frozenset[str]]) -> pa.Array:
     return pa.array(sorted(strings()), _TEXT)
-
-
-def microseconds(times: pa.Array) -> pa.Array:
-    """Whole microseconds since 1970 UTC, int64 (n), as timestamps."""
-    return times.cast(_TIMESTAMP)
 
 
 def decimals(integers: pa.Array) -> pa.Array:
@@ -187,15 +172,10 @@ def integers(column: pa.Array) -> np.ndarray:
     return numbers[words * column.offset :: words][: len(column)]
 
 
-def parsed(value: Column, kafka_timestamp: Column, key: Column) -> Column:
-    """Column expression: the record's parsed struct (schema PARSED)."""
-    # Wrapped here and not at import: the wrapper needs a running session.
-    return F.arrow_udf(_in_worker, PARSED)(value, kafka_timestamp, key)
-
-
 def parse_records(raw: DataFrame) -> DataFrame:
     """The rows with the parsed struct's fields (PARSED) beside them."""
-    event = parsed(F.col("value"), F.col("kafka_timestamp"), F.col("key"))
+    # Wrapped here and not at import: the wrapper needs a running session.
+    event = F.arrow_udf(_in_worker, PARSED)("value", "kafka_timestamp", "key")
     with_event = raw.select(*raw.columns, event.alias("event"))
     return with_event.select(*raw.columns, "event.*")
 

@@ -16,7 +16,6 @@ import json
 import random
 import sys
 import tempfile
-import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -176,13 +175,8 @@ def again(line: str, number: int) -> str:
 
 def _arrived(running: Pipeline, settings: Settings, bootstrap: str) -> None:
     """Wait until all that was sent is in the lake."""
-    ends, pause = end_offsets(settings, bootstrap), threading.Event()
-    deadline = time.monotonic() + ARRIVE_SECONDS
-    while not running.reached(ends):
-        running.raise_failure()
-        if time.monotonic() > deadline:
-            raise SystemExit(f"error: not all has arrived within {ARRIVE_SECONDS} s")
-        pause.wait(0.02)
+    if not running.wait_until(end_offsets(settings, bootstrap), ARRIVE_SECONDS):
+        raise SystemExit(f"error: not all has arrived within {ARRIVE_SECONDS} s")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from lib.lake.follower import NoTable
 from lib.lake.tables import SCORED, TRANSACTIONS
 from lib.settings import Settings
 from lib.streaming.progress import rolling_rate
-from lib.streaming.runner import Pipeline, pipeline
+from lib.streaming.runner import pipeline
 from lib.system.signals import Stop
 from lib.verify.reconciliation import Reconciliation, reconcile
 
@@ -70,7 +70,12 @@ def demo(
                     if traffic.done() and plan.ends:
                         break
                 sent = traffic.stop()
-                _wait_until_arrived(running, settings, bootstrap)
+                ends = end_offsets(settings, bootstrap)
+                if not running.wait_until(ends, ARRIVE_SECONDS):
+                    raise FraudError(
+                        f"the stream has not caught up within {ARRIVE_SECONDS} s: see "
+                        f"{settings.log_dir / 'spark.log'}"
+                    )
             feed.show(say)
     finally:
         traffic.end()
@@ -137,19 +142,6 @@ def feed_line(row: Row, tokens: Tokens) -> str:
         f"{for_label(shown.country, 12)}  {for_label(shown.amount, 24):>16}  "
         f"{for_terminal(signals)}"
     ).rstrip()
-
-
-def _wait_until_arrived(running: Pipeline, settings: Settings, bootstrap: str) -> None:
-    ends = end_offsets(settings, bootstrap)
-    deadline = time.monotonic() + ARRIVE_SECONDS
-    while not running.reached(ends):
-        running.raise_failure()
-        if time.monotonic() > deadline:
-            raise FraudError(
-                f"the stream has not caught up within {ARRIVE_SECONDS} s: see "
-                f"{settings.log_dir / 'spark.log'}"
-            )
-        time.sleep(0.1)
 
 
 def _write_page(spark: SparkSession, settings: Settings) -> Path:

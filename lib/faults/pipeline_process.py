@@ -297,12 +297,8 @@ class Bench:
 
     def _catch_up(self) -> None:
         ends = end_offsets(self._settings, self._bootstrap)
-        deadline = time.monotonic() + CATCH_UP_SECONDS
-        while not self._running.reached(ends):
-            self._running.raise_failure()
-            if time.monotonic() > deadline:
-                raise FraudError(f"not caught up with {ends} in {CATCH_UP_SECONDS} s")
-            time.sleep(0.05)
+        if not self._running.wait_until(ends, CATCH_UP_SECONDS):
+            raise FraudError(f"not caught up with {ends} in {CATCH_UP_SECONDS} s")
 
 
 def main() -> None:

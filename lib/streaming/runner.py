@@ -23,6 +23,7 @@ from lib.streaming.heartbeat import publishing
 from lib.streaming.session import cause_of
 
 POLL_SECONDS = 0.2
+ARRIVAL_POLL_SECONDS = 0.05
 AT_ONCE = "0 seconds"
 """The default trigger: the next micro-batch begins as soon as there is data."""
 
@@ -88,6 +89,20 @@ class Pipeline:
     def reached(self, ends: dict[int, int]) -> bool:
         """Whether the query has committed all records before these offsets."""
         return committed(self.query, ends)
+
+    def wait_until(self, ends: dict[int, int], seconds: float) -> bool:
+        """Block until `reached`; False if that takes longer than so many seconds.
+
+        Raises:
+            FraudError: the query failed; the text is its cause.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.reached(ends):
+            self.raise_failure()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(ARRIVAL_POLL_SECONDS)
+        return True
 
     def raise_failure(self) -> None:
         """Raise FraudError with the cause if the query has failed."""

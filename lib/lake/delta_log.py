@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from lib.errors import FraudError
+from lib.lake.hadoop import file_system
 from lib.lake.tables import MADE_OF_BRONZE
 from lib.settings import local_path
 
@@ -106,11 +107,8 @@ class Folder:
     def __init__(self, uri: str, spark: SparkSession | None = None) -> None:
         self._uri, self._local = uri, local_path(uri)
         if self._local is None:
-            jvm = spark.sparkContext._jvm
-            self._path = jvm.org.apache.hadoop.fs.Path
-            conf = spark.sparkContext._jsc.hadoopConfiguration()
-            self._fs = self._path(uri).getFileSystem(conf)
-            self._io = jvm.org.apache.commons.io.IOUtils
+            self._path, self._fs = file_system(spark, uri)
+            self._io = spark.sparkContext._jvm.org.apache.commons.io.IOUtils
         self._spark = spark
 
     def list(self, below: str = "") -> Iterable[Entry]:

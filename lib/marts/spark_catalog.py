@@ -20,9 +20,10 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from lib.errors import FraudError
+from lib.lake.hadoop import remove
 from lib.lake.tables import BRONZE, QUARANTINE, SCHEMAS, SCORED, TRANSACTIONS
 from lib.settings import Settings, local_path
-from lib.streaming.session import table_exists
+from lib.streaming.session import table_exists, table_version
 
 SOURCES: dict[str, T.StructType] = {
     name: from_arrow_schema(schema) for name, schema in SCHEMAS.items()
@@ -146,7 +147,7 @@ def restore(
             continue
         if name not in before.versions:
             spark.sql(f"DROP TABLE IF EXISTS {GOLD}.{name}")
-            _remove(spark, uri)
+            remove(spark, uri)
         elif _version(spark, settings, table) != before.versions[name]:
             version = before.versions[name]
             DeltaTable.forPath(spark, uri).restoreToVersion(version)
@@ -208,18 +209,9 @@ def _log(settings: Settings, table: str) -> deltalake.DeltaTable | None:
 
 def _version(spark: SparkSession, settings: Settings, table: str) -> int:
     log = _log(settings, table)
-    if log is not None:
-        return log.version()
-    delta = DeltaTable.forPath(spark, settings.table(table))
-    return delta.history(1).select("version").first()[0]
+    return table_version(spark, settings.table(table)) if log is None else log.version()
 
 
 def _path(settings: Settings, table: str) -> str:
     path = settings.table(table).replace("`", "``")
     return f"delta.`{path}`"
-
-
-def _remove(spark: SparkSession, uri: str) -> None:
-    path = spark.sparkContext._jvm.org.apache.hadoop.fs.Path(uri)
-    conf = spark.sparkContext._jsc.hadoopConfiguration()
-    path.getFileSystem(conf).delete(path, True)

@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from lib.errors import FraudError
 from lib.kafka.clients import TopicIdentity
+from lib.lake.hadoop import file_system
 from lib.settings import Settings, local_path
 
 _APPLICATION = "application_id"
@@ -34,11 +35,8 @@ class Checkpoint:
 
     def __init__(self, spark: SparkSession, uri: str) -> None:
         self.uri = uri
-        jvm = spark.sparkContext._jvm
-        self._path = jvm.org.apache.hadoop.fs.Path
-        conf = spark.sparkContext._jsc.hadoopConfiguration()
-        self._fs = self._path(uri).getFileSystem(conf)
-        self._io = jvm.org.apache.commons.io.IOUtils
+        self._path, self._fs = file_system(spark, uri)
+        self._io = spark.sparkContext._jvm.org.apache.commons.io.IOUtils
 
     def has_offsets(self) -> bool:
         """Whether a micro-batch was ever planned here."""
@@ -239,9 +237,8 @@ class Mark:
     """A file whose being there says something, on any file system Spark can reach."""
 
     def __init__(self, spark: SparkSession, uri: str) -> None:
-        self._path = spark.sparkContext._jvm.org.apache.hadoop.fs.Path(uri)
-        conf = spark.sparkContext._jsc.hadoopConfiguration()
-        self._fs = self._path.getFileSystem(conf)
+        path, self._fs = file_system(spark, uri)
+        self._path = path(uri)
 
     def set(self) -> None:
         """Put it there; nothing if it is there."""
@@ -280,13 +277,6 @@ def _is_json(text: str | None) -> bool:
         return json.loads(text or "") is not None
     except ValueError:
         return False
-
-
-def remove(spark: SparkSession, uri: str) -> None:
-    """Delete a folder, on any file system that Spark can reach; none is fine."""
-    path = spark.sparkContext._jvm.org.apache.hadoop.fs.Path(uri)
-    conf = spark.sparkContext._jsc.hadoopConfiguration()
-    path.getFileSystem(conf).delete(path, True)
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from lib.lake.hadoop import remove
 from lib.lake.tables import BRONZE, MADE_OF_BRONZE, NEW, POSITION, spark_rows
 from lib.lake.writer import SparkLake, open_lake
 from lib.settings import Settings
-from lib.streaming.checkpoint import exclusive, remove, unfinished_rebuild
+from lib.streaming.checkpoint import exclusive, unfinished_rebuild
 from lib.streaming.query import QUERY, route
 from lib.streaming.scoring import INPUT, JUDGED, judge, parse, settle
 from lib.streaming.session import read_table

@@ -45,6 +45,7 @@ from lib.settings import Settings
 from lib.streaming.checkpoint import Checkpoint
 from lib.streaming.parsing import integers
 from lib.streaming.scoring import INPUT, JUDGED, as_conflicts, judge, parse, settle
+from lib.streaming.session import table_version
 
 _ROWS_A_TASK = 200_000
 _EARLIEST = -2  # Spark's code for "the first offset there is"
@@ -111,7 +112,7 @@ def _begun_in_vain(
     version = checkpoint.recall(_ACCOUNTS)
     if not version or checkpoint.has_commits():
         return False
-    return int(version) != _version(spark, settings, SCORED)
+    return int(version) != table_version(spark, settings.table(SCORED))
 
 
 def _take_over(
@@ -133,7 +134,8 @@ def _take_over(
         complete_batch(spark, settings, lake, last)
         _require_silver(spark, settings)
         offsets = _behind_bronze(spark, settings, bootstrap)
-        first_batch, version = last + 1, str(_version(spark, settings, SCORED))
+        first_batch = last + 1
+        version = str(table_version(spark, settings.table(SCORED)))
     checkpoint.begin(offsets)
     checkpoint.remember(_FIRST_BATCH, str(first_batch))
     checkpoint.remember(_SLOTS, spark.conf.get("spark.sql.shuffle.partitions"))
@@ -341,13 +343,6 @@ def state_of(
 
 def _read(spark: SparkSession, settings: Settings, name: str) -> DataFrame:
     return spark.read.format("delta").load(settings.table(name))
-
-
-def _version(spark: SparkSession, settings: Settings, name: str) -> int:
-    from delta import DeltaTable
-
-    table = DeltaTable.forPath(spark, settings.table(name))
-    return table.history(1).select("version").first()[0]
 
 
 def _now() -> datetime:

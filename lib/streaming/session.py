@@ -372,6 +372,13 @@ def table_exists(spark: SparkSession, uri: str) -> bool:
     return DeltaTable.isDeltaTable(spark, uri)
 
 
+def table_version(spark: SparkSession, uri: str) -> int:
+    """The newest version of the Delta table at the URI."""
+    from delta import DeltaTable
+
+    return DeltaTable.forPath(spark, uri).history(1).select("version").first()[0]
+
+
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)")
 """A Python traceback in Spark's text: its last line, whatever name the error has."""
 

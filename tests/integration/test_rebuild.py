@@ -13,7 +13,6 @@ from delta import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-import lib.streaming.checkpoint
 import lib.streaming.rebuild
 from lib.errors import FraudError
 from lib.kafka.clients import ensure_topic
@@ -122,9 +121,8 @@ def fuse(monkeypatch: pytest.MonkeyPatch) -> Fuse:
 
         return call
 
-    remove = fused("remove", lib.streaming.checkpoint.remove, 1)
-    for module in (lib.streaming.checkpoint, lib.streaming.rebuild):
-        monkeypatch.setattr(module, "remove", remove, raising=False)
+    remove = fused("remove", lib.streaming.rebuild.remove, 1)
+    monkeypatch.setattr(lib.streaming.rebuild, "remove", remove)
     for kind in (LocalLake, SparkLake):
         for name in ("append", "merge"):
             method = fused(name, getattr(kind, name), 1)

@@ -169,11 +169,9 @@ def _produce(arguments, settings: Settings, stop: Stop):
 
 def _stream(arguments, settings: Settings, stop: Stop):
     from lib.kafka.broker import bootstrap_servers
-    from lib.streaming.checkpoint import exclusive
     from lib.streaming.runner import pipeline
 
-    with exclusive(settings):
-        pass  # refused in a second, and not after a JVM has started for nothing
+    _demand_free(settings)
     with (
         bootstrap_servers(settings) as bootstrap,
         _spark(settings, stop, short_lived=False) as spark,
@@ -242,11 +240,9 @@ def _dashboard(arguments, settings: Settings, stop: Stop):
 
 
 def _rebuild(_arguments, settings: Settings, stop: Stop):
-    from lib.streaming.checkpoint import exclusive
     from lib.streaming.rebuild import rebuild
 
-    with exclusive(settings):
-        pass  # refused in a second, and not after a JVM has started for nothing
+    _demand_free(settings)
     with _spark(settings, stop, short_lived=False) as spark:
         return 0, rebuild(spark, settings)
 
@@ -254,10 +250,8 @@ def _rebuild(_arguments, settings: Settings, stop: Stop):
 def _demo(arguments, settings: Settings, stop: Stop):
     from lib.dashboard.serve import Dashboard
     from lib.kafka.broker import bootstrap_servers
-    from lib.streaming.checkpoint import exclusive
 
-    with exclusive(settings):
-        pass  # refused in a second, and not after everything has started for nothing
+    _demand_free(settings)
     _say("starting the dashboard, the broker and Spark …")
     dashboard = Dashboard(settings, arguments.port, or_any_port=True)
     with ExitStack() as started:
@@ -295,6 +289,18 @@ def _doctor(arguments, settings: Settings, stop: Stop):
 
 
 # -- plumbing -------------------------------------------------------------------
+
+
+def _demand_free(settings: Settings) -> None:
+    """Refuse in a second, and not after all else has started for nothing.
+
+    Raises:
+        FraudError: another process holds the checkpoints.
+    """
+    from lib.streaming.checkpoint import exclusive
+
+    with exclusive(settings):
+        pass
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from lib.lake.tables import SCORED, TRANSACTIONS
 from lib.settings import Settings
 
 HISTORY_ROWS = 500
-TOP = 10
+TOP_ACCOUNTS = 10
 GOLD = "gold/dim_account"
 _ALERTS = tuple(f"{name}_alerts" for name in NAMES)
 
@@ -83,4 +83,4 @@ def at_risk(settings: Settings) -> AtRisk | None:
         row["alerts"] = sum(row[name] or 0 for name in _ALERTS)
     rows = [row for row in rows if row["alerts"]]
     rows.sort(key=lambda row: (-row["alerts"], row["account_id"]))
-    return AtRisk(rows[:TOP], built)
+    return AtRisk(rows[:TOP_ACCOUNTS], built)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lib.dashboard.accounts import History
+from lib.dashboard.accounts import TOP_ACCOUNTS, History
 from lib.dashboard.aggregates import SLOT_SECONDS
 from lib.dashboard.escaping import for_html, for_spreadsheet
 from lib.dashboard.masking import Tokens, code, reason
@@ -20,7 +20,6 @@ from lib.detectors.rules import NAMES
 from lib.events.card_event import mask_account, mask_accounts
 
 FEED_ROWS = 40
-TOP_ACCOUNTS = 10
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from lib.setup.jars import class_path
 from lib.setup.java import find_java, log_options
 from lib.system import supervisor
 from lib.system.environment import jvm_locale
+from lib.system.files import write_whole
 from lib.system.loopback import free_ports, is_free
 
 HEAP_MB = 256
@@ -390,11 +391,7 @@ class Broker:
             return None
 
     def _write(self, name: str, text: str) -> Path:
-        """Write a small file whole or not at all."""
-        path = self._dir / name
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(text)
-        return draft.replace(path)
+        return write_whole(self._dir / name, text)
 
 
 @contextmanager

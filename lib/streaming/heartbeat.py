@@ -20,6 +20,7 @@ from typing import Protocol
 
 from lib.events.card_event import mask_accounts
 from lib.settings import Settings
+from lib.system.files import write_whole
 
 BEAT_SECONDS = 1.0
 STALE_SECONDS = 5.0
@@ -124,7 +125,7 @@ class Heartbeat:
                 # It may quote a record, and is read by people.
                 "detail": mask_accounts(failures[0] if failures else (detail or "")),
             }
-            _write_whole(self._folder / _FILE, json.dumps(beat))
+            write_whole(self._folder / _FILE, json.dumps(beat))
         except Exception as error:
             # A full disk or a JVM on its way out: the pipeline itself reports both.
             if not self._complained:
@@ -229,9 +230,3 @@ def _append(path: Path, reports: list[str]) -> None:
     lines = [json.dumps(json.loads(r), separators=(",", ":")) for r in reports]
     with path.open("a") as file:
         file.write("\n".join(lines) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)

@@ -128,13 +128,13 @@ class Run:
             self._broker = None
 
 
-def open_run(name: str, settings: Settings | None = None) -> Run:
+def open_run(name: str) -> Run:
     """Open a run of the notebook ``name``; it is closed with the kernel at the latest.
 
     Raises:
         FraudError: no broker, no Java, no space.
     """
-    settings = settings or Settings.from_env()
+    settings = Settings.from_env()
     run_id = f"{name}-{time.strftime('%H%M%S')}-{uuid.uuid4().hex[:6]}"
     folder = settings.home / "runs" / run_id
     folder.mkdir(parents=True)

@@ -36,9 +36,8 @@ class Browser:
             that it did not catch, and what it could not load.
     """
 
-    def __init__(self, width: int = 1400, height: int = 1000, dark: bool = False):
+    def __init__(self, width: int = 1400, height: int = 1000) -> None:
         self._size = width, height
-        self._dark = dark
         self._number = 0
         self.complaints: list[str] = []
 
@@ -77,9 +76,6 @@ class Browser:
             )
             for domain in ("Page", "Runtime", "Log"):
                 self.command(f"{domain}.enable")
-            if self._dark:
-                scheme = {"name": "prefers-color-scheme", "value": "dark"}
-                self.command("Emulation.setEmulatedMedia", features=[scheme])
         except BaseException:
             self._end()
             raise
@@ -129,14 +125,9 @@ class Browser:
         """What the page shows as text."""
         return self.ask("document.body ? document.body.innerText : ''")
 
-    def picture(self, file: Path, *, whole: bool = False) -> Path:
-        """A PNG of what the window shows, or of the whole page."""
-        options = {"format": "png"}
-        if whole:
-            size = self.command("Page.getLayoutMetrics")["cssContentSize"]
-            options["captureBeyondViewport"] = True
-            options["clip"] = {**size, "x": 0, "y": 0, "scale": 1}
-        answer = self.command("Page.captureScreenshot", **options)
+    def picture(self, file: Path) -> Path:
+        """A PNG of what the window shows."""
+        answer = self.command("Page.captureScreenshot", format="png")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(base64.b64decode(answer["data"]))
         return file

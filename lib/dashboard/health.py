@@ -30,8 +30,8 @@ class Query:
         name: as the heartbeat has it.
         batch_id: its last batch.
         batch_ms: what that batch took, milliseconds.
-        watermark: event time as ISO text; None if it has none yet.
-        watermark_delay_s: newest event time of that batch less the watermark.
+        watermark_delay_s: newest event time of that batch less the watermark; None
+            if it has no watermark yet.
         state_rows: rows in its state.
         state_bytes: memory of its state.
         committed: partition → next offset of the topic that it will read; None if it
@@ -42,7 +42,6 @@ class Query:
     name: str
     batch_id: int
     batch_ms: int
-    watermark: str | None
     watermark_delay_s: float | None
     state_rows: int
     state_bytes: int
@@ -60,7 +59,6 @@ class Health:
             runs or never ran.
         queries: name → its newest report; what has not reported yet is missing.
         ends: partition → next offset of the topic.
-        ends_from: ``broker`` or ``spark``, whose word ``ends`` is; empty for neither.
         broker_trouble: why the broker does not tell; empty if it does.
     """
 
@@ -68,7 +66,6 @@ class Health:
     down_since: float | None
     queries: Mapping[str, Query]
     ends: Mapping[int, int]
-    ends_from: str
     broker_trouble: str
 
     def lag(self, query: str) -> dict[int, int] | None:
@@ -116,13 +113,11 @@ def look(settings: Settings, topic_ends: TopicEnds, now: float) -> Health:
             latest = _offsets(reports[-1], "latestOffset", settings.topic)
             spark_ends = _later(spark_ends, latest or {})
     asked, trouble = topic_ends.newest()
-    ends = _later(asked, spark_ends)
     return Health(
         beat=beat,
         down_since=beat.down_since(now) if beat else None,
         queries=queries,
-        ends=ends,
-        ends_from="broker" if asked else ("spark" if spark_ends else ""),
+        ends=_later(asked, spark_ends),
         broker_trouble=trouble,
     )
 
@@ -162,7 +157,6 @@ def _query(settings: Settings, name: str, reports: list[dict]) -> Query:
         name=name,
         batch_id=int(row["batch_id"]),
         batch_ms=int(row["batch_ms"]),
-        watermark=times.get("watermark") if known else None,
         watermark_delay_s=delay,
         state_rows=int(row["state_rows"]),
         state_bytes=int(row["state_bytes"]),

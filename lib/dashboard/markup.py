@@ -146,12 +146,10 @@ def latency(last: Sequence[float | None], run: Sequence[float | None], measured:
     )
 
 
-def plain(
-    caption: str, head: Sequence[str], lines: Iterable[Sequence[object]], first="th"
-) -> str:
+def plain(caption: str, head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     """A small table of numbers; the first column names the rows."""
     rows = "".join(
-        f'<tr><{first} scope="row">{_cell(line[0])}</{first}>'
+        f'<tr><th scope="row">{_cell(line[0])}</th>'
         + "".join(f'<td class="fs-number">{_cell(value)}</td>' for value in line[1:])
         + "</tr>"
         for line in lines

@@ -148,9 +148,9 @@ class Reader:
 
     # -- what the pages ask -----------------------------------------------------
 
-    def live(self, filters: Filters, now: float | None = None) -> Live:
-        """Feed, throughput and latency at ``now`` (seconds since the epoch)."""
-        now = time.time() if now is None else now
+    def live(self, filters: Filters) -> Live:
+        """Feed, throughput and latency at this moment."""
+        now = time.time()
         with self._lock:
             scored = self._scored
             return Live(

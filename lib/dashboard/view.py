@@ -20,6 +20,7 @@ from lib.detectors.rules import NAMES
 from lib.events.card_event import mask_account, mask_accounts
 
 FEED_ROWS = 40
+MOST_COUNTRIES = 12
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,8 @@ def alerts_over_time(slots: Counter) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataFrame:
-    """Transactions and alerts of the countries with the most alerts.
+def by_country(countries: Counter, flagged: Counter) -> pd.DataFrame:
+    """Transactions and alerts of the MOST_COUNTRIES countries with the most alerts.
 
     Returns:
         columns ``country``, ``transactions``, ``alerts``, most alerts first.
@@ -193,7 +194,7 @@ def by_country(countries: Counter, flagged: Counter, most: int = 12) -> pd.DataF
     ]
     frame = pd.DataFrame(rows, columns=["country", "transactions", "alerts"])
     order = ["alerts", "transactions", "country"]
-    return frame.sort_values(order, ascending=[False, False, True]).head(most)
+    return frame.sort_values(order, ascending=[False, False, True]).head(MOST_COUNTRIES)
 
 
 def _axis_code(text: str) -> str:

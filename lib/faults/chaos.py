@@ -48,6 +48,7 @@ FIRST_BATCH_POINTS = (
 
 OPTIONS = ("--commits-a-checkpoint", "1")
 PAUSE_SECONDS = 30
+SOME_RECORDS = 10
 
 
 # -- faults of the broker and the producer ------------------------------------------
@@ -460,9 +461,9 @@ def _ends(lab: Laboratory) -> dict[int, int]:
     return end_offsets(lab.settings, lab.broker.bootstrap)
 
 
-def _until_some_arrived(lab: Laboratory, records: int = 10) -> None:
+def _until_some_arrived(lab: Laboratory) -> None:
     deadline = time.monotonic() + 60
-    while sum(_ends(lab).values()) < lab.topic_size + records:
+    while sum(_ends(lab).values()) < lab.topic_size + SOME_RECORDS:
         if time.monotonic() > deadline:
             raise FraudError("the producer has sent nothing for 60 s")
         time.sleep(0.02)

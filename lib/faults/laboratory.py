@@ -162,16 +162,18 @@ class Child:
             raise FraudError(said["error"])
         return said
 
-    def wait_dead(self, timeout: float = DIE_SECONDS) -> None:
+    def wait_dead(self) -> None:
         """Until the process has been killed.
 
         Raises:
             FraudError: it lives on, or ended by itself.
         """
         try:
-            code = self._process.wait(timeout)
+            code = self._process.wait(DIE_SECONDS)
         except subprocess.TimeoutExpired:
-            raise FraudError(f"the point was not reached in {timeout:g} s") from None
+            raise FraudError(
+                f"the point was not reached in {DIE_SECONDS:g} s"
+            ) from None
         if code != -signal.SIGKILL:
             raise FraudError(f"it ended by itself with {code}: see {self._log}")
 
@@ -180,10 +182,6 @@ class Child:
         if self._process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
-
-    def signal(self, number: int) -> None:
-        """A signal to the whole group."""
-        os.killpg(self.pid, number)
 
     def stop(self) -> None:
         """Let it end in order."""

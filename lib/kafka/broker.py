@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 from kafka.errors import KafkaError
 
 from lib.errors import FraudError
@@ -146,12 +147,8 @@ class Broker:
         return (
             self._supervisor.poll() is None
             if self._supervisor
-            else _pid_alive(self.pid)
+            else psutil.pid_exists(self.pid)
         )
-
-    def wait(self) -> int:
-        """Block until the broker ends by itself; its exit code."""
-        return self._supervisor.wait()
 
     def kill(self) -> None:
         """SIGKILL to Kafka's JVM, as a crash would; ``start`` brings it back."""
@@ -494,14 +491,6 @@ def _in_use(users: Path) -> bool:
         except BlockingIOError:
             return False
         return True
-
-
-def _pid_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _disk_trouble(error: OSError, folder: Path) -> str:

@@ -102,22 +102,22 @@ def build(
     return Marts(nodes, freshness, time.monotonic() - begun)
 
 
-def docs(spark: SparkSession, settings: Settings, project: Path = PROJECT) -> Path:
+def docs(spark: SparkSession, settings: Settings) -> Path:
     """Write the project's documentation as one page that needs no server.
 
     Returns:
         the page, below FRAUD_HOME.
     """
     with _alone(settings):
-        register(spark, settings, mart_names(project))
+        register(spark, settings, mart_names())
         with _session(spark, table_bytes(spark, settings, TRANSACTIONS)):
-            _dbt(["docs", "generate", "--static"], settings, project, None)
+            _dbt(["docs", "generate", "--static"], settings, PROJECT, None)
     return target_folder(settings) / "static_index.html"
 
 
-def manifest(settings: Settings, project: Path = PROJECT) -> dict[str, object]:
+def manifest(settings: Settings) -> dict[str, object]:
     """dbt's description of the project: every node and what it depends on."""
-    _dbt(["parse"], settings, project, None)
+    _dbt(["parse"], settings, PROJECT, None)
     return json.loads((target_folder(settings) / "manifest.json").read_text())
 
 

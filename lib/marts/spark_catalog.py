@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import deltalake
 from delta import DeltaTable
@@ -42,24 +41,18 @@ GOLD = "gold"
 _PIN_ATTEMPTS = 20
 
 
-@dataclass(frozen=True)
-class Before:
-    """The mart tables as a run found them.
-
-    Attributes:
-        versions: table → version, of those that were there.
-    """
-
-    versions: dict[str, int]
-
-
-def register(spark: SparkSession, settings: Settings, marts: Iterable[str]) -> Before:
+def register(
+    spark: SparkSession, settings: Settings, marts: Iterable[str]
+) -> dict[str, int]:
     """Register the lake's sources, each at its present version, and its marts.
 
     Args:
         spark: the session.
         settings: where the lake lies.
         marts: names of the tables that may lie in ``gold``.
+
+    Returns:
+        mart → its version, of those that are there.
 
     Raises:
         FraudError: a source is missing or lacks a column; nothing was written.
@@ -73,7 +66,7 @@ def register(spark: SparkSession, settings: Settings, marts: Iterable[str]) -> B
             f"CREATE OR REPLACE VIEW {schema}.{name} AS "
             f"SELECT * FROM {_path(settings, table)} VERSION AS OF {version}"
         )
-    return Before(register_marts(spark, settings, marts))
+    return register_marts(spark, settings, marts)
 
 
 def register_marts(
@@ -137,20 +130,29 @@ def table_bytes(spark: SparkSession, settings: Settings, table: str) -> int:
 
 
 def restore(
-    spark: SparkSession, settings: Settings, marts: Iterable[str], before: Before
+    spark: SparkSession,
+    settings: Settings,
+    marts: Iterable[str],
+    before: dict[str, int],
 ) -> None:
-    """Make the marts what they were before: a failed run leaves no half of itself."""
+    """Make the marts what they were before: a failed run leaves no half of itself.
+
+    Args:
+        spark: the session.
+        settings: where the lake lies.
+        marts: names of the tables that may lie in ``gold``.
+        before: what `register` returned before the run.
+    """
     for name in marts:
         table = f"{GOLD}/{name}"
         uri = settings.table(table)
         if not table_exists(spark, uri):
             continue
-        if name not in before.versions:
+        if name not in before:
             spark.sql(f"DROP TABLE IF EXISTS {GOLD}.{name}")
             remove(spark, uri)
-        elif _version(spark, settings, table) != before.versions[name]:
-            version = before.versions[name]
-            DeltaTable.forPath(spark, uri).restoreToVersion(version)
+        elif _version(spark, settings, table) != before[name]:
+            DeltaTable.forPath(spark, uri).restoreToVersion(before[name])
 
 
 def _require(

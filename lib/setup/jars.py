@@ -188,7 +188,7 @@ def fetch(
     return len(wanted)
 
 
-def lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
+def lock() -> list[Jar]:
     """Resolve ROOTS with all they depend on and write the lock file.
 
     What PySpark ships already is left out of Spark's class path: two versions of one
@@ -209,7 +209,7 @@ def lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
                 )
     header = "# use sha256 bytes group:artifact:version (written by `make lock`)\n"
     rows = (f"{j.use} {j.sha256} {j.size} {j.coordinate}\n" for j in locked)
-    lock_file.write_text(header + "".join(rows))
+    LOCK_FILE.write_text(header + "".join(rows))
     return locked
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from lib.events.card_event import mask_accounts
 from lib.settings import Settings
@@ -39,20 +38,8 @@ def status_dir(settings: Settings) -> Path:
     return settings.own_dir / "status"
 
 
-class Source(Protocol):
-    """A query as the heartbeat sees it."""
-
-    name: str
-
-    def new_reports(self) -> list[str]:
-        """The progress reports since the last call, oldest first, as JSON."""
-
-    def failure(self) -> str | None:
-        """Why the query has stopped by itself; None while it has not failed."""
-
-
 class QueryReports:
-    """A running Spark query as a Source.
+    """What a running Spark query tells of itself.
 
     ``query.recentProgress`` would convert thousands of reports at every beat; the
     Java array behind it is read from its end, up to the last one seen.
@@ -64,7 +51,7 @@ class QueryReports:
         self._last: str | None = None
 
     def new_reports(self) -> list[str]:
-        """See Source."""
+        """The progress reports since the last call, oldest first, as JSON."""
         recent = self._query._jsq.recentProgress()
         fresh = []
         for index in range(len(recent) - 1, -1, -1):
@@ -77,7 +64,7 @@ class QueryReports:
         return fresh[::-1]
 
     def failure(self) -> str | None:
-        """See Source."""
+        """Why it has stopped by itself; None while it has not failed."""
         from lib.streaming.session import cause_of
 
         error = self._query.exception()
@@ -87,7 +74,7 @@ class QueryReports:
 class Heartbeat:
     """Writes the files from a thread of its own; that it can't write stops nobody."""
 
-    def __init__(self, settings: Settings, sources: Sequence[Source]) -> None:
+    def __init__(self, settings: Settings, sources: Sequence[QueryReports]) -> None:
         self._folder = status_dir(settings)
         self._sources = list(sources)
         self._end = threading.Event()

@@ -284,7 +284,7 @@ def spark_writer(
             unsure = judged.where(F.col("status") == UNSURE).toArrow()
             settled = settle(
                 unsure.select(JUDGED.names).cast(JUDGED),
-                lambda accounts: _stored_by_spark(spark, lake, accounts),
+                lambda accounts: _stored_by_spark(lake, accounts),
             )
             judged = judged.where(F.col("status") != UNSURE).unionByName(
                 spark.createDataFrame(settled)
@@ -322,9 +322,7 @@ def _stored(lake: LocalLake, accounts: list[str]) -> Iterator[pa.Table]:
         yield rows.filter(pc.is_in(rows["account_id"], mine))
 
 
-def _stored_by_spark(
-    spark: SparkSession, lake: SparkLake, accounts: list[str]
-) -> Iterator[pa.Table]:
+def _stored_by_spark(lake: SparkLake, accounts: list[str]) -> Iterator[pa.Table]:
     rows = lake.read(TRANSACTIONS).where(F.col("account_id").isin(accounts))
     yield rows.select(*IDENTITY, *CONTENT, "partition", "offset").toArrow()
 

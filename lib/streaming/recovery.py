@@ -26,7 +26,7 @@ from pyspark.sql import functions as F
 
 from lib.detectors import account_state
 from lib.detectors.account_state import NEVER, Rows, State
-from lib.detectors.thresholds import THRESHOLDS, Thresholds
+from lib.detectors.thresholds import THRESHOLDS
 from lib.errors import FraudError
 from lib.kafka.clients import end_offsets
 from lib.lake.tables import (
@@ -215,7 +215,8 @@ def complete_batch(
     texts = as_conflicts(pc.equal(status, CONFLICT), records)
     for name, column in {"status": status, **texts}.items():
         records = records.set_column(JUDGED.get_field_index(name), name, column)
-    rows = table_rows(records, topic, batch, _now())
+    now = datetime.now(UTC)
+    rows = table_rows(records, topic, batch, now)
     for name in (TRANSACTIONS, QUARANTINE):
         table = _read(spark, settings, name)
         ends = pc.min_max(bronze["offset"]).as_py()
@@ -224,7 +225,7 @@ def complete_batch(
         owed = _without(rows[name], there, POSITION)
         _append(spark, lake, name, owed)
     if len(_without(rows[SCORED], scored.select(*IDENTITY).toArrow(), IDENTITY)):
-        merged = with_corrections(rows[SCORED], judged.corrections, _now())
+        merged = with_corrections(rows[SCORED], judged.corrections, now)
         if isinstance(lake, SparkLake):
             merged = spark.createDataFrame(merged)
         lake.merge(SCORED, merged, None)
@@ -254,11 +255,11 @@ def _without(rows: pa.Table, there: pa.Table, keys: tuple[str, ...]) -> pa.Table
 # -- the initial state ---------------------------------------------------------------
 
 
-def watermark_of(scored: DataFrame, rules: Thresholds = THRESHOLDS) -> int | None:
+def watermark_of(scored: DataFrame) -> int | None:
     """µs: where the stream's watermark stands behind these rows; None if nowhere."""
     punctual = F.when(~F.col("late"), F.unix_micros("ts"))
     newest = scored.agg(F.max(punctual)).first()[0]
-    return None if newest is None else newest - rules.lateness_us
+    return None if newest is None else newest - THRESHOLDS.lateness_us
 
 
 def accounts_of(scored: DataFrame, watermark_us: int | None) -> DataFrame:
@@ -290,9 +291,7 @@ def accounts_of(scored: DataFrame, watermark_us: int | None) -> DataFrame:
     return rows.mapInArrow(encode, "account_id string, value binary")
 
 
-def state_of(
-    scored: pa.Table, watermark_us: int, rules: Thresholds = THRESHOLDS
-) -> State:
+def state_of(scored: pa.Table, watermark_us: int) -> State:
     """All rows of some accounts in silver/scored → what is remembered of them.
 
     `watermark_us` stands for the time at which an account without a punctual event was
@@ -310,7 +309,9 @@ def state_of(
     np.maximum.at(newest, owner[~late], ts[~late])
     # An account of late events only was met when the watermark stood here.
     unseen = newest == NEVER
-    known_from = np.where(unseen, max(NEVER, watermark_us - rules.retention_us), NEVER)
+    known_from = np.where(
+        unseen, max(NEVER, watermark_us - THRESHOLDS.retention_us), NEVER
+    )
     clock = np.where(unseen, watermark_us, newest)
     rows = Rows(
         ts=ts,
@@ -321,8 +322,8 @@ def state_of(
         ),
         country=account_state.country_codes(scored["country"].to_pylist()),
     )
-    kept = np.flatnonzero(~late & (ts >= newest[owner] - rules.retention_us))
-    recent = np.flatnonzero(~late & (ts >= newest[owner] - rules.lateness_us))
+    kept = np.flatnonzero(~late & (ts >= newest[owner] - THRESHOLDS.retention_us))
+    recent = np.flatnonzero(~late & (ts >= newest[owner] - THRESHOLDS.lateness_us))
     others = np.flatnonzero(late)
     size = len(accounts)
     return State(
@@ -343,7 +344,3 @@ def state_of(
 
 def _read(spark: SparkSession, settings: Settings, name: str) -> DataFrame:
     return spark.read.format("delta").load(settings.table(name))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -18,7 +18,6 @@ from lib.detectors import deduplication
 from lib.detectors.account_state import fingerprints
 from lib.detectors.engine import Arrivals, Bucket, Scored
 from lib.detectors.rules import COLUMNS
-from lib.detectors.thresholds import THRESHOLDS, Thresholds
 from lib.detectors.vectorised_rules import Answers
 from lib.lake.tables import (
     ANSWERS,
@@ -80,17 +79,17 @@ CORRECTION = pa.schema(
 
 @dataclass(frozen=True)
 class Judged:
-    """Attributes:
-    records: the records in Kafka order with their fate, schema JUDGED.
-    corrections: schema CORRECTION.
-    values: the new state of each account that is to be remembered.
-    newest_us: the greatest ts of a punctual event among the records, or None.
+    """Records with their scores, corrections of older scores, and the new state.
+
+    Attributes:
+        records: the records in Kafka order with their fate, schema JUDGED.
+        corrections: schema CORRECTION.
+        values: the new state of each account that is to be remembered.
     """
 
     records: pa.Table
     corrections: pa.Table
     values: dict[str, bytes]
-    newest_us: int | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,6 @@ def judge(
     parsed: Parsed,
     values: Mapping[str, bytes],
     watermark_us: int | None,
-    rules: Thresholds = THRESHOLDS,
 ) -> Judged:
     """Classify each record (new, duplicate, conflict, rejected), and score the events.
 
@@ -155,12 +153,11 @@ def judge(
         values: what is remembered of them; an account that is not there is unknown.
         watermark_us: accounts this far in the past may have been forgotten; None if
             nothing ever was.
-        rules: the detectors' thresholds.
     """
     valid, event = parsed.valid, parsed.event
     if len(valid) < len(event):
         event = event.take(valid)
-    bucket = Bucket.of(values, rules)
+    bucket = Bucket.of(values)
     scored = bucket.score(_arrivals(event), watermark_us)
     codes = np.full(len(parsed.event), _CODE[REJECTED])
     codes[valid] = np.where(
@@ -180,13 +177,10 @@ def judge(
         "status": status,
         **as_conflicts(pc.equal(status, CONFLICT), parsed.event),
     }
-    punctual = ~scored.answers.late & (scored.status == deduplication.NEW_CODE)
-    ts = integers(_whole(event["ts"]))[punctual]
     return Judged(
         records=pa.table([columns[name] for name in JUDGED.names], schema=JUDGED),
         corrections=_corrections(scored),
         values=bucket.values(),
-        newest_us=int(ts.max()) if len(ts) else None,
     )
 
 

@@ -394,9 +394,8 @@ def cause_of(error: BaseException) -> str:
     python = _TRACEBACK.findall(text)
     # Py4J's own says only that Java failed.
     python = [line for line in python if not line.startswith("py4j.")]
-    line = (python or causes or text.strip().splitlines() or [repr(error)])[-1]
-    if not python and not causes:
-        line = text.strip().splitlines()[0] if text.strip() else repr(error)
+    first = text.strip().splitlines()[:1] or [repr(error)]
+    line = (python or causes or first)[-1]
     if "No space left on device" in text:
         return "no space left on the disk: free some, then run the command again"
     unread = re.search(r"FAILED_READ_FILE.*?file (?:file:)?/*(/\S+\.parquet)", text)

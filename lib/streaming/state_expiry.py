@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 from zlib import crc32
 
+from pyspark.sql.streaming.stateful_processor import MapState
+
 from lib.detectors.account_state import last_seen
-from lib.detectors.thresholds import DAY, THRESHOLDS, Thresholds
+from lib.detectors.thresholds import DAY, THRESHOLDS
 
 WEEK = 7 * DAY
 SHARDS = 64
@@ -23,25 +24,12 @@ VISITS = 8
 """Parts that are looked at per micro-batch when weeks are due."""
 
 
-class Map(Protocol):
-    """Spark's MapState, as far as it is used here."""
-
-    def getValue(self, key: tuple) -> tuple | None:
-        """The value under the key, or None."""
-
-    def updateValue(self, key: tuple, value: tuple) -> None:
-        """Put a value under the key."""
-
-    def removeKey(self, key: tuple) -> None:
-        """Forget the key."""
-
-
 def week_of(moment_us: int) -> int:
     """The number of the week, from 1970 on."""
     return moment_us // WEEK
 
 
-def enter(weeks: Map, seen: Iterable[tuple[str, int]], not_before: int) -> None:
+def enter(weeks: MapState, seen: Iterable[tuple[str, int]], not_before: int) -> None:
     """Enter accounts under the weeks in which they were last seen (µs).
 
     `weeks` is a map (week, shard) → account ids, one a line. A week before `not_before`
@@ -58,12 +46,11 @@ def enter(weeks: Map, seen: Iterable[tuple[str, int]], not_before: int) -> None:
 
 
 def sweep(
-    weeks: Map,
+    weeks: MapState,
     values_of: Callable[[Iterable[str]], Mapping[str, bytes]],
     forget: Callable[[Iterable[str]], None],
     begin: tuple[int, int],
     watermark_us: int,
-    rules: Thresholds = THRESHOLDS,
 ) -> tuple[int, int]:
     """Look at the next parts that are due, and forget who was not seen since.
 
@@ -73,12 +60,11 @@ def sweep(
         forget: forgets accounts.
         begin: week and shard where the last call ended.
         watermark_us: the event-time watermark.
-        rules: for the retention.
 
     Returns:
         week and shard where the next call begins.
     """
-    horizon = watermark_us - rules.retention_us
+    horizon = watermark_us - THRESHOLDS.retention_us
     week, shard = begin
     for _ in range(VISITS):
         if (week + 1) * WEEK > horizon:
@@ -86,7 +72,7 @@ def sweep(
         entered = weeks.getValue((week, shard))
         if entered is not None:
             values = values_of(sorted(set(entered[0].split("\n"))))
-            forget([a for a, v in values.items() if last_seen(v, rules) < horizon])
+            forget([a for a, v in values.items() if last_seen(v, THRESHOLDS) < horizon])
             weeks.removeKey((week, shard))
         shard += 1
         if shard == SHARDS:

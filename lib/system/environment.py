@@ -65,14 +65,9 @@ def ignored(alone: bool, env: Mapping[str, str] | None = None) -> list[str]:
     )
 
 
-def leading_elsewhere(env: Mapping[str, str] | None = None) -> list[str]:
-    """Names of the variables that lead to other machines' services.
-
-    Args:
-        env: see `ignored`.
-    """
-    env = os.environ if env is None else env
-    return sorted(name for name in _FOR_ELSEWHERE if name in env)
+def leading_elsewhere() -> list[str]:
+    """Names of this process's variables that lead to other machines' services."""
+    return sorted(name for name in _FOR_ELSEWHERE if name in os.environ)
 
 
 def leave_out(alone: bool, env: MutableMapping[str, str] | None = None) -> list[str]:

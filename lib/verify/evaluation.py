@@ -17,7 +17,7 @@ from lib.datagen.generator import Label
 from lib.detectors.deduplication import NEW_CODE
 from lib.detectors.engine import Bucket
 from lib.detectors.rules import NAMES
-from lib.detectors.thresholds import SECOND, THRESHOLDS, Thresholds
+from lib.detectors.thresholds import SECOND
 from lib.events.card_event import Event
 from lib.verify.lateness_policy import arrivals
 
@@ -26,7 +26,7 @@ AIMED_AT = {"velocity": "card_testing", "geo": "cloned_card", "amount": "outlier
 """The theft of `lib.datagen.market` that each rule is for."""
 
 
-def flagged(events: Sequence[Event], rules: Thresholds = THRESHOLDS) -> pd.DataFrame:
+def flagged(events: Sequence[Event]) -> pd.DataFrame:
     """Valid events, in Kafka order, with the answers at rest: the engine, no Spark.
 
     Returns:
@@ -35,7 +35,7 @@ def flagged(events: Sequence[Event], rules: Thresholds = THRESHOLDS) -> pd.DataF
         ``lib.detectors.vectorised_rules.Answers``).
     """
     frame = pd.DataFrame(list(events), columns=Event._fields)
-    scored = Bucket.of({}, rules).score(arrivals(events))
+    scored = Bucket.of({}).score(arrivals(events))
     for field in fields(scored.answers):
         frame[field.name] = getattr(scored.answers, field.name)
     return frame[scored.status == NEW_CODE].reset_index(drop=True)

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from lib.detectors.rules import Answer, score_history
-from lib.detectors.thresholds import THRESHOLDS, Thresholds
 from lib.events.card_event import Event, Rejection, parse
 from lib.kafka.clients import begin_offsets, committed_records, end_offsets
 from lib.lake.data_files import scan
@@ -99,7 +98,7 @@ def topic_records(
     return sorted(records, key=lambda record: record[:2])
 
 
-def expected(records: list[Record], rules: Thresholds = THRESHOLDS) -> ExpectedLake:
+def expected(records: list[Record]) -> ExpectedLake:
     """What a lake must hold of these records."""
     histories: dict[str, list[tuple[Place, Event]]] = defaultdict(list)
     answers, rejected = {}, set()
@@ -112,7 +111,7 @@ def expected(records: list[Record], rules: Thresholds = THRESHOLDS) -> ExpectedL
             histories[event.account_id].append((place, event))
     for account, history in histories.items():
         events = [event for _place, event in history]
-        said = score_history(events, rules)
+        said = score_history(events)
         for (place, event), answer in zip(history, said, strict=True):
             if answer.status == "new":
                 answers[account, event.event_id] = answer

@@ -303,7 +303,7 @@ def test_how_the_stream_is(settings: Settings):
 def test_a_broker_that_is_gone(settings: Settings):
     beat(settings)
     now = time.time()
-    gone = Health(look(settings, TopicEnds(settings), now).beat, None, {}, {}, "", "no")
+    gone = Health(look(settings, TopicEnds(settings), now).beat, None, {}, {}, "no")
 
     kind, text = app.stream_status(gone, now)
     assert (kind, "broker" in text) == ("bad", True)

@@ -40,7 +40,6 @@ def counts_side_by_side(
         counts: column ``x`` and one column of heights per key of ``colours``.
         x: the column that names the groups; it is the x axis' title, too.
         colours: column → a key of COLOURS, in the order of the bars.
-        title: what is to be seen.
         units: the y axis' title.
     """
     made = figure(title, x, units)
@@ -65,7 +64,6 @@ def steps(frame: pd.DataFrame, x: str, colours: dict[str, str], title: str, y: s
         frame: column ``x`` and the columns of counts, in the order of ``x``.
         x: the x column; it is the axis' title, with its unit.
         colours: column → a key of COLOURS.
-        title: what is to be seen.
         y: the y axis' title.
     """
     made = figure(title, x, y)
@@ -86,7 +84,6 @@ def z_distribution(rows: pd.DataFrame, threshold: float, title: str) -> go.Figur
     Args:
         rows: columns ``z`` (null: no answer) and ``planted`` (bool).
         threshold: |z| above which the rule fires.
-        title: what is to be seen.
     """
     made = figure(title, f"|z|, those above {Z_SHOWN:g} in the last bar", "payments")
     edges = np.arange(0, Z_SHOWN + 2 * _Z_STEP, _Z_STEP)
@@ -118,7 +115,6 @@ def sweep(rows: pd.DataFrame, threshold: float, title: str) -> go.Figure:
     Args:
         rows: of ``lib.verify.evaluation.sweep``.
         threshold: the threshold in use, drawn as a line.
-        title: what is to be seen.
     """
     panels = []
     for measure, text in (
@@ -138,7 +134,6 @@ def budget(rows: pd.DataFrame, title: str) -> go.Figure:
     Args:
         rows: of ``lib.verify.evaluation.sweep``, with ``alerts`` (a day per 1,000
             accounts).
-        title: what is to be seen.
     """
     costs = "alerts a day per 1,000 accounts"
     made = figure(title, costs, "recall: share of outliers")
@@ -169,7 +164,6 @@ def intervals(
     Args:
         measured: of ``lib.verify.evaluation.over_seeds``; the index names the rows.
         colours: column → a key of COLOURS, in the order of the legend.
-        title: what is to be seen.
         x: the x axis' title.
         y: the y axis' title with its unit.
     """

@@ -16,7 +16,6 @@ def damage(counts: pd.DataFrame, title: str) -> go.Figure:
 
     Args:
         counts: indexed by sink, with columns ``lost`` and ``doubled``, in rows.
-        title: what is to be seen.
     """
     colours = {"lost": "bad", "doubled": "velocity"}
     rows = counts.rename_axis("sink").reset_index()
@@ -29,7 +28,6 @@ def commits(timeline: pd.DataFrame, title: str) -> go.Figure:
     Args:
         timeline: one row per commit: ``second``, ``version`` (the batch's number) and
             ``life``.
-        title: what is to be seen.
     """
     made = figure(title, "seconds since the first commit", "batch number")
     shapes = cycle(("circle", "diamond", "x", "star"))
@@ -55,7 +53,6 @@ def lines(
         x: the column along the x axis.
         y: the column along the y axis.
         colour: the column that parts the lines.
-        title: what is to be seen.
         units: the y axis' title.
     """
     made = figure(title, x, units)

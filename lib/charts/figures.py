@@ -82,7 +82,6 @@ def throughput(rates: pd.DataFrame, title: str, target: float | None = None):
     Args:
         rates: columns ``second``, ``rate`` (see
             ``lib.streaming.progress.rolling_rate``).
-        title: what is to be seen.
         target: the rate asked for, drawn as a line, or None.
     """
     made = figure(title, "seconds since the first event", "events per second")
@@ -106,7 +105,6 @@ def account_timeline(events: pd.DataFrame, title: str) -> go.Figure:
     Args:
         events: columns ``ts``, ``account`` (masked), ``amount``, ``merchant``,
             ``country``, ``pattern`` (``normal`` or a detector's name).
-        title: what is to be seen.
     """
     made = figure(title, "event time", "account")
     for pattern in SYMBOLS:
@@ -140,7 +138,6 @@ def bars(
         counts: one row per bar.
         x: the column of the bars' names.
         y: the column of their heights.
-        title: what is to be seen.
         units: the y axis' title.
         colour: a key of COLOURS, or the name of a column that holds such keys.
     """
@@ -221,7 +218,6 @@ def cumulative(frames: dict[str, pd.DataFrame], title: str, x: str, y: str):
     Args:
         frames: name → columns ``x``, ``y``; a name that is a key of COLOURS gets
             that colour.
-        title: what is to be seen.
         x: the x axis' title with its unit.
         y: the y axis' title with its unit.
     """
@@ -247,7 +243,6 @@ def marks(
     Args:
         rows: one row per mark, drawn in their order.
         columns: the columns of x, of y and of the group's name.
-        title: what is to be seen.
         axes: the titles of the x and the y axis with their units.
         colours: group → a key of COLOURS, in the order of the legend.
         mode: Plotly's ``markers`` or ``lines+markers``.
@@ -273,7 +268,6 @@ def batch_sizes(rows_of: dict[str, pd.Series], title: str) -> go.Figure:
 
     Args:
         rows_of: query → rows of each of its batches, in order.
-        title: what is to be seen.
     """
     made = figure(title, "records, in order", "")
     for name, rows in rows_of.items():

@@ -13,7 +13,6 @@ def waterfall(stages: pd.DataFrame, title: str) -> go.Figure:
 
     Args:
         stages: columns ``stage``, ``ms``, in the order in which they happen.
-        title: what is to be seen.
     """
     made = figure(title, "stage", "milliseconds")
     names = [*stages["stage"], "in all"]
@@ -38,7 +37,6 @@ def latency_percentiles(latencies: dict[str, dict[str, float]], title: str):
     Args:
         latencies: name → (``p50``, ``p95``, ``p99`` → milliseconds); a name with the
             word ``placeholder`` in it is drawn grey and hatched.
-        title: what is to be seen.
     """
     made = figure(title, "percentile", "milliseconds")
     colours = iter(("throughput", "latency", "good", "velocity"))
@@ -64,7 +62,6 @@ def latency_ranges(latencies: dict[str, dict[str, float]], title: str):
 
     Args:
         latencies: name → (``p50``, ``p95``, ``p99`` → milliseconds), top to bottom.
-        title: what is to be seen.
     """
     made = figure(title, "milliseconds (logarithmic)", "")
     for quantile, symbol, colour, place in (
@@ -104,7 +101,6 @@ def trigger_sweep(runs: pd.DataFrame, title: str) -> go.Figure:
     Args:
         runs: columns ``trigger_ms``, ``p50``, ``p95`` (milliseconds) and
             ``batch_ms`` (mean duration of a micro-batch), one row a run.
-        title: what is to be seen.
     """
     made = figure(title, "trigger interval, milliseconds", "milliseconds")
     for column, name, colour, shape in (

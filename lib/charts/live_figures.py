@@ -14,7 +14,6 @@ def rolling_throughput(rates: pd.DataFrame, title: str) -> go.Figure:
 
     Args:
         rates: columns ``second`` (−59 … 0), ``rate`` (rolling 60 s).
-        title: what is to be seen.
     """
     made = figure(title, "seconds from now", "events per second")
     made.add_scatter(
@@ -34,7 +33,6 @@ def alerts_over_time(alerts: pd.DataFrame, title: str) -> go.Figure:
     Args:
         alerts: columns ``at``, ``detector``, ``alerts``, ``seconds``
             (``lib.dashboard.view.alerts_over_time``).
-        title: what is to be seen.
     """
     width = int(alerts["seconds"].iloc[0]) if len(alerts) else 10
     per = f"{width} s" if width < 60 else f"{width // 60} min"
@@ -62,7 +60,6 @@ def countries(counts: pd.DataFrame, title: str) -> go.Figure:
 
     Args:
         counts: columns ``country``, ``transactions``, ``alerts``.
-        title: what is to be seen.
     """
     made = figure(title, "country", "alerts")
     share = 100 * counts["alerts"] / counts["transactions"].clip(lower=1)
@@ -85,7 +82,6 @@ def account_history(points: pd.DataFrame, title: str) -> go.Figure:
     Args:
         points: columns ``ts``, ``amount``, ``currency``, ``mean``, ``low``, ``high``,
             ``pattern`` (``lib.dashboard.view.AccountPage``), oldest first.
-        title: what is to be seen.
     """
     currency = points["currency"].iloc[-1] if len(points) else ""
     made = figure(title, "event time (UTC)", f"amount in {currency}")

@@ -24,7 +24,6 @@ def lineage(nodes: pd.DataFrame, edges: pd.DataFrame, title: str) -> go.Figure:
     Args:
         nodes: columns ``id``, ``name``, ``kind``, ``level`` (``dbt_report.lineage``).
         edges: columns ``parent``, ``child``, of ids.
-        title: what is to be seen.
     """
     placed = _placed(nodes, edges).set_index("id")
     made = figure(title, "steps from the source", "")
@@ -76,7 +75,6 @@ def node_times(nodes: pd.DataFrame, title: str) -> go.Figure:
 
     Args:
         nodes: columns ``name``, ``kind``, ``seconds`` (``dbt_report.Marts``).
-        title: what is to be seen.
     """
     built = nodes[nodes["kind"].isin(("model", "snapshot"))]
     tested = nodes[nodes["kind"].isin(("test", "unit_test"))].groupby("kind")
@@ -112,7 +110,6 @@ def standing(history: pd.DataFrame, until: pd.Timestamp, title: str) -> go.Figur
         history: columns ``risk_band``, ``alerts``, ``dbt_valid_from`` and
             ``dbt_valid_to`` (null for the version that is valid now), in order.
         until: where the one that is valid now ends in the figure.
-        title: what is to be seen.
     """
     made = figure(title, "time at which dbt looked (UTC)", "version")
     for number, row in enumerate(history.itertuples(), start=1):

@@ -45,9 +45,14 @@ class Dashboard:
         or_any_port: bool = False,
         page: Path = _PAGE,
     ) -> None:
-        """Args: settings; port: None means DASHBOARD_PORT, 0 any that is free;
-        or_any_port: if nobody asked for a port and that one is taken, use another;
-        page: the Streamlit script, which finds the settings in its environment."""
+        """The page of one pipeline; `start` starts it.
+
+        Args:
+            settings: of the pipeline.
+            port: None means DASHBOARD_PORT, 0 any that is free.
+            or_any_port: if nobody asked for a port and that one is taken, use another.
+            page: the Streamlit script, which finds the settings in its environment.
+        """
         self.settings = settings
         self._page = page
         if port is None and or_any_port and not is_free(DASHBOARD_PORT):

@@ -31,11 +31,14 @@ def admit(
     names: Sequence[str],
     columns: Rows,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Verdict, account index and account's clock (µs) of each arrival, n each.
+    """Decide for each record: new, late, duplicate, conflict or unsure.
 
     One by one in Kafka order, as each verdict rests on those before it; that is
     what makes them independent of the batches. Registers new accounts and moves
     every account's newest ts.
+
+    Returns:
+        verdict, account index and account's clock (µs) of each record, n each.
     """
     account_of = {name: index for index, name in enumerate(state.accounts)}
     newest, known_from = state.newest.tolist(), state.known_from.tolist()

@@ -61,11 +61,12 @@ and `baseline_stddev` in the account's currency.
 def admit(
     events: Sequence[Event], rules: Thresholds = THRESHOLDS
 ) -> tuple[list[Answer], list[Event]]:
-    """Who takes part: one unscored Answer per record, and the ordered history.
+    """Mark each record new, late, duplicate or conflict; return the ordered history.
 
-    `events` are one account's valid records in Kafka order. The history holds the
-    new, punctual ones in the order (ts, event_id). Each of them raises the revision
-    of all that stand behind it already: it joined their baseline or their minute.
+    `events` are one account's valid records in Kafka order; of each there is one
+    Answer, not scored yet. The history holds the new, punctual ones in the order (ts,
+    event_id). Each of them raises the revision of all that stand behind it already: it
+    joined their baseline or their minute.
     """
     first_with_id: dict[str, Event] = {}
     revisions: dict[str, int] = {}

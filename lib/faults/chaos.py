@@ -134,7 +134,7 @@ def checkpoint_lost(lab: Laboratory, point: str) -> Trial:
 
 
 def completion_killed(lab: Laboratory, point: str) -> Trial:
-    """... and the start that completes the batch is killed at that."""
+    """A torn batch without its checkpoint: the start that completes it is killed."""
     lab.die_at("after bronze/tx_events")
     shutil.rmtree(_checkpoint(lab))
     lab.die_starting(point)

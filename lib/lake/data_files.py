@@ -33,7 +33,7 @@ def scan(table: DeltaTable, columns: Sequence[str]) -> Iterator[pa.Table]:
     Raises:
         FraudError: a file is damaged, or the table has features that nobody here reads.
     """
-    if not _is_plain(table):
+    if not _readable_as_is(table):
         yield query(table, columns)
         return
     # File by file, and not as a dataset: its threads outlive an iterator that is
@@ -42,7 +42,7 @@ def scan(table: DeltaTable, columns: Sequence[str]) -> Iterator[pa.Table]:
         yield _read(table, path, columns)
 
 
-def near(
+def rows_with_values(
     table: DeltaTable, column: str, values: Sequence[int], columns: Sequence[str]
 ) -> pa.Table:
     """These columns of the rows whose integer column has one of the values.
@@ -53,7 +53,7 @@ def near(
     names = list(dict.fromkeys([*columns, column]))
     if not len(wanted):
         return schema_of(table, columns).empty_table()
-    if _is_plain(table):
+    if _readable_as_is(table):
         paths = _paths_near(table, column, wanted)
         found = (_read(table, path, names) for path in paths)
     else:
@@ -111,7 +111,7 @@ def has_mapped_columns(table: DeltaTable) -> bool:
     return (mode or "none") != "none"
 
 
-def unnamed(table: DeltaTable) -> Iterator[pq.ParquetFile]:
+def orphan_files(table: DeltaTable) -> Iterator[pq.ParquetFile]:
     """Whole files in a local table's folder that are younger than its last commit, and
     that no commit names: a writer was killed before its commit, or the commit is lost.
     """
@@ -137,7 +137,9 @@ def broken_file(table: DeltaTable) -> FraudError | None:
     return None
 
 
-def _is_plain(table: DeltaTable) -> bool:
+def _readable_as_is(table: DeltaTable) -> bool:
+    """Whether the files hold the table's rows as they are: all columns, none deleted,
+    and no feature that nobody here knows."""
     features = set(table.protocol().reader_features or []) - _HARMLESS
     # These two may be allowed, and not used.
     features -= {"columnMapping", "deletionVectors"}

@@ -86,7 +86,12 @@ class Follower:
     """
 
     def __init__(self, uri: str, tail: int | None = None) -> None:
-        """Args: uri; tail: commits read one by one at the start; None means TAIL."""
+        """Follow the table at the URI.
+
+        Args:
+            uri: the table's path or URI.
+            tail: commits read one by one at the start; None means TAIL.
+        """
         self.uri = uri
         self.version = -1
         self._fs: pafs.FileSystem | None = None
@@ -148,7 +153,8 @@ class Follower:
                 table = None  # every commit there is comes one by one
             elif self._tail:
                 earlier = self._earlier(newest - self._tail)
-                table = earlier if earlier and _is_plain(earlier) else table
+                if earlier and not _is_mapped_or_marked(earlier):
+                    table = earlier
             files = _files(table) if table else ()
         except TableNotFoundError as error:
             raise NoTable("there is no such table yet") from error
@@ -214,7 +220,7 @@ def rows_of(uri: str, account_id: str, columns: Sequence[str]) -> list[pa.Table]
     try:
         table = DeltaTable(uri)
         fs = pafs.PyFileSystem(DeltaStorageHandler(uri))
-        if not _is_plain(table):
+        if _is_mapped_or_marked(table):
             name = account_id.replace("'", "''")
             bounds = f"WHERE account_id = '{name}'"
             return [_plain(data_files.query(table, columns, bounds))]
@@ -231,16 +237,16 @@ def rows_of(uri: str, account_id: str, columns: Sequence[str]) -> list[pa.Table]
     return found
 
 
-def _is_plain(table: DeltaTable) -> bool:
-    """Whether the table's rows stand in its files as they are."""
-    return not (
-        data_files.has_mapped_columns(table) or data_files.has_deletion_vectors(table)
+def _is_mapped_or_marked(table: DeltaTable) -> bool:
+    """Whether the files have other column names than the table, or deleted rows."""
+    return data_files.has_mapped_columns(table) or data_files.has_deletion_vectors(
+        table
     )
 
 
 def _demand_plain(table: DeltaTable) -> None:
     """A follower takes in file by file, so each must hold what it seems to."""
-    if not _is_plain(table):
+    if _is_mapped_or_marked(table):
         raise Unreadable(
             f"{local_path(table.table_uri) or table.table_uri} has deletion vectors or "
             "mapped columns, which this page can't follow: SET TBLPROPERTIES "

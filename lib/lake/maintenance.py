@@ -51,9 +51,11 @@ class Maintenance:
         tables: Mapping[str, AbstractContextManager],
         every: int = COMPACT_BATCHES,
     ) -> None:
-        """Args:
-        tables: by path, each with what keeps merges away from it.
-        every: micro-batches between two compactions.
+        """Compaction and checkpoints of these tables, in a thread of its own.
+
+        Args:
+            tables: by path, each with what keeps merges away from it.
+            every: micro-batches between two compactions.
         """
         self._tables, self._every = tables, every
         self._batches = self._compactions = 0

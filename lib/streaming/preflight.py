@@ -120,12 +120,12 @@ def _demand_no_lost_commit(
     if folder is None or done is None:
         return
     table = DeltaTable(str(folder))
-    for file in data_files.unnamed(table):
+    for file in data_files.orphan_files(table):
         if "offset" in file.schema.names:
             ends = checkpoint.offsets(done).get(settings.topic, {})
             lost = _positions(file.read(list(POSITION)), settings.topic, ends)
             offsets = [offset for _, offset in lost]
-            held = data_files.near(table, "offset", offsets, POSITION)
+            held = data_files.rows_with_values(table, "offset", offsets, POSITION)
             lost -= _positions(held, settings.topic, ends)
         elif checkpoint.is_idle():  # else the batch in flight writes them again
             held = data_files.scan(table, IDENTITY)

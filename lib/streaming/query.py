@@ -139,11 +139,11 @@ def records(kafka: DataFrame) -> DataFrame:
 # -- the operator --------------------------------------------------------------------
 
 
-def route() -> Column:
-    """Expression: what brings an account's records to one place.
+def shuffle_key() -> Column:
+    """Expression: the key by which an account's records are shuffled to one task.
 
-    The key; of a record without one the account_id in its value. A record whose key is
-    not its account_id is rejected, wherever it is.
+    The record's own; of one without a key the account_id in its value. A record whose
+    key is not its account_id is rejected, wherever it is.
     """
     value = F.col("value").cast("string")
     account = F.from_json(value, _ACCOUNT, _ANY_JSON)["account_id"].cast("binary")
@@ -192,7 +192,7 @@ def operator(
         return F.coalesce(chosen, F.lit(numbers[0])).alias("slot")
 
     rows = raw.select(
-        slot(route()),
+        slot(shuffle_key()),
         "key",
         "value",
         "partition",

@@ -16,7 +16,7 @@ from lib.lake.tables import BRONZE, MADE_OF_BRONZE, NEW, POSITION, spark_rows
 from lib.lake.writer import SparkLake, open_lake
 from lib.settings import Settings
 from lib.streaming.checkpoint import exclusive, unfinished_rebuild
-from lib.streaming.query import QUERY, route
+from lib.streaming.query import QUERY, shuffle_key
 from lib.streaming.scoring import INPUT, JUDGED, judge, parse, settle
 from lib.streaming.session import read_table
 
@@ -68,7 +68,7 @@ def judge_all(bronze: DataFrame) -> DataFrame:
     tasks = max(1, bronze.count() // _RECORDS_A_TASK)
     schema = pa.schema([*JUDGED, ("topic", pa.string())])
     columns = [*INPUT.names, "batch", "topic"]
-    together = bronze.select(*columns).repartition(tasks, "topic", route())
+    together = bronze.select(*columns).repartition(tasks, "topic", shuffle_key())
     return together.mapInArrow(_judge_task, from_arrow_schema(schema))
 
 

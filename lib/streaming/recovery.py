@@ -76,13 +76,14 @@ def beginning(
     lake: LocalLake | SparkLake,
     checkpoint: Checkpoint,
 ) -> Beginning:
-    """Where the query begins; completes the last batch if the checkpoint is new.
+    """Starting offsets and initial state; completes the last batch if the checkpoint
+    is lost.
 
     Raises:
         FraudError: silver is not what bronze says that it must be.
     """
     offsets = "earliest"
-    if not checkpoint.has_offsets() or _begun_in_vain(spark, settings, checkpoint):
+    if not checkpoint.has_offsets() or _first_batch_died(spark, settings, checkpoint):
         offsets = _take_over(spark, settings, bootstrap, lake, checkpoint)
     accounts = None
     if checkpoint.recall(_ACCOUNTS) and not checkpoint.has_commits():
@@ -101,7 +102,7 @@ def beginning(
     )
 
 
-def _begun_in_vain(
+def _first_batch_died(
     spark: SparkSession, settings: Settings, checkpoint: Checkpoint
 ) -> bool:
     """Whether the first batch, which begins with silver/scored, changed it and died.

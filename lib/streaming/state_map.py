@@ -87,7 +87,7 @@ class AccountMap:
         accounts = list(accounts)
         self._alone = self._groups = None
         if of is not None and len(accounts) >= max(FEW, of / WHOLE):
-            return self._pass(set(accounts))
+            return self._scan(set(accounts))
         found = self._state.get(accounts)
         rest = self._by_group({a: b"" for a in accounts if a not in found})
         for group, members in self._state.get(rest).items():
@@ -115,7 +115,8 @@ class AccountMap:
         self._change(dict.fromkeys(accounts))
         self._state.remove(accounts)
 
-    def _pass(self, wanted: set[str]) -> dict[str, bytes]:
+    def _scan(self, wanted: set[str]) -> dict[str, bytes]:
+        """The values of these accounts, by one pass over the whole state."""
         own, shared, groups, size = {}, {}, {}, 0
         for key, value in self._state.entries():
             if key in wanted:

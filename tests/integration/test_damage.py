@@ -146,7 +146,7 @@ def test_tables_of_other_writers_are_read(spark, tmp_path: Path, written):
     frame.write.format("delta").options(**written).save(str(tmp_path / "table"))
     table = DeltaTable(tmp_path / "table")
 
-    found = data_files.near(table, "offset", [1, 3], ["ts", "offset"])
+    found = data_files.rows_with_values(table, "offset", [1, 3], ["ts", "offset"])
 
     seconds = [(row["offset"], row["ts"].timestamp()) for row in found.to_pylist()]
     assert sorted(seconds) == [(1, 1.0), (3, 3.0)]

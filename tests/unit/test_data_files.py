@@ -56,7 +56,7 @@ def test_times_of_any_writer(tmp_path: Path, rows: pa.Table, options: dict):
     columns = ["ts", "name", "offset"]
 
     scanned = pa.concat_tables(data_files.scan(table, columns))
-    found = data_files.near(table, "offset", [2, 7], columns)
+    found = data_files.rows_with_values(table, "offset", [2, 7], columns)
 
     assert scanned.equals(rows.select(columns))
     assert found.equals(ROWS.slice(1, 1).select(columns))
@@ -76,14 +76,15 @@ def test_a_file_without_statistics_may_hold_anything(tmp_path: Path):
         "min.offset" not in pa.table(table.get_add_actions(flatten=True)).schema.names
     )
 
-    assert data_files.near(table, "offset", [3], ["name"])["name"].to_pylist() == ["c"]
+    found = data_files.rows_with_values(table, "offset", [3], ["name"])
+    assert found["name"].to_pylist() == ["c"]
 
 
 def test_a_table_with_partitions(tmp_path: Path):
     write_deltalake(tmp_path, ROWS, partition_by=["name"])
     table = DeltaTable(tmp_path)
 
-    found = data_files.near(table, "offset", [3], ["name", "offset"])
+    found = data_files.rows_with_values(table, "offset", [3], ["name", "offset"])
 
     assert found.to_pylist() == [{"name": "c", "offset": 3}]
     assert sum(map(len, data_files.scan(table, ["name"]))) == len(ROWS)
@@ -99,7 +100,7 @@ def test_a_cut_file_is_named(tmp_path: Path, left: int):
 
     for read in (
         lambda: list(data_files.scan(table, ["ts"])),
-        lambda: data_files.near(table, "offset", [2], ["ts"]),
+        lambda: data_files.rows_with_values(table, "offset", [2], ["ts"]),
     ):
         with pytest.raises(FraudError, match="rebuild") as caught:
             read()

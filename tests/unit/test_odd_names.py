@@ -39,10 +39,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def test_all_rows_are_found(settings: Settings):
     table = DeltaTable(settings.table(TABLE))
     found = pa.concat_tables(data_files.scan(table, ["offset"]))["offset"].to_pylist()
-    near = data_files.near(table, "offset", [2, 3], ["offset"])["offset"].to_pylist()
+    near = data_files.rows_with_values(table, "offset", [2, 3], ["offset"])
 
     assert sorted(found) == [1, 2, 3]
-    assert sorted(near) == [2, 3]
+    assert sorted(near["offset"].to_pylist()) == [2, 3]
 
 
 def test_every_file_is_known_and_whole(settings: Settings):
@@ -50,7 +50,7 @@ def test_every_file_is_known_and_whole(settings: Settings):
 
     assert data_files.broken_file(table) is None
     # A file that is younger than the last commit is news only if no commit names it.
-    assert list(data_files.unnamed(table)) == []
+    assert list(data_files.orphan_files(table)) == []
 
 
 def test_the_page_follows_it(settings: Settings):

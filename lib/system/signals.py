@@ -85,9 +85,13 @@ def _end(leader: Popen) -> None:
         deadline = time.monotonic() + CHILD_SECONDS
         # Not by its own `poll`: the signal may have come in the middle of that, with
         # a lock held.
-        while not os.waitpid(leader.pid, os.WNOHANG)[0] and time.monotonic() < deadline:
+        while not (ended := os.waitpid(leader.pid, os.WNOHANG)[0]):
+            if time.monotonic() > deadline:
+                break
             time.sleep(POLL_SECONDS)
         os.killpg(leader.pid, signal.SIGKILL)
+        if not ended:  # it takes the system a while to take back its memory
+            os.waitpid(leader.pid, 0)
 
 
 def run(program: Callable[[Stop], int | None]) -> NoReturn:

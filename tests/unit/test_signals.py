@@ -159,6 +159,29 @@ finally:
         sleep.wait(PATIENCE_SECONDS)  # with all that they had started
 
 
+def test_a_large_child_that_must_be_killed_has_ended_too():
+    body = """
+deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+large = "room = b'x' * (500 << 20); print('up', flush=True); signal.pause()"
+child = subprocess.Popen(
+    [sys.executable, "-c", deaf + large],
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+)
+stop.children.append(child)
+child.stdout.readline()
+try:
+    say("ready")
+    time.sleep(600)
+finally:
+    say(child.poll() is not None)
+"""
+    with started(body) as process:
+        process.send_signal(signal.SIGINT)
+        assert ended(process) == (INTERRUPTED, ["True"], ["stopped"])
+
+
 def test_a_child_that_the_signal_reached_too_is_no_error():
     """As `timeout` and a service manager send it: to every process."""
     body = """

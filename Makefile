@@ -80,10 +80,12 @@ cluster: setup  ## three brokers, a Spark master and two workers, until Ctrl-C
 lab: setup  ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
 
-# Files of tests that run at the same time. Each has a broker and a Spark of its own, so
-# give each 4 GB of memory.
-WORKERS ?= 2
-AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Files of tests that run at the same time, each with a broker and a Spark of its own: one
+# for each 4 GB of memory, one more than there are cores (it waits for a JVM now and then:
+# on 2 cores three took 21:40 minutes and two 23:24), four at most.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; s = os.sysconf; print(max(1, min(4, \
+	os.cpu_count() + 1, s("SC_PAGE_SIZE") * s("SC_PHYS_PAGES") >> 32)))')
+AT_ONCE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 RUN_TESTS = FRAUD_HOME="$$PWD/.data/test" PLOTLY_RENDERER=plotly_mimetype+notebook \
 	$(BIN)/python -m pytest $(AT_ONCE) --nbmake --overwrite --nbmake-timeout=600

@@ -32,11 +32,11 @@ def times(spark: SparkSession, settings: Settings, table: str) -> list[datetime]
 @pytest.mark.parametrize(
     ("batches", "lost"),
     [
-        (1, ()),
         (2, (0, 1)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                (1, ()),
                 (1, (0,)),
                 (1, (1,)),
                 (1, (0, 1)),

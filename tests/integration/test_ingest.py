@@ -211,8 +211,12 @@ def test_a_batch_that_crashed_before(
 
 @pytest.mark.parametrize(
     "unreached",
-    [(TRANSACTIONS,), (QUARANTINE, SCORED), SILVER],
-    ids=["transactions", "scored", "silver"],
+    [
+        SILVER,
+        pytest.param((TRANSACTIONS,), marks=pytest.mark.slow),
+        pytest.param((QUARANTINE, SCORED), marks=pytest.mark.slow),
+    ],
+    ids=["silver", "transactions", "scored"],
 )
 def test_a_lost_checkpoint_goes_on_from_bronze(
     spark, told, story: Story, bootstrap: str, tmp_path: Path, unreached

@@ -107,7 +107,9 @@ def groups_in_state(spark: SparkSession, settings: Settings) -> int:
     return rows.where("account_id NOT LIKE 'ACCT%'").count()
 
 
-@pytest.mark.parametrize("groups", [GROUPS, 40], ids="{} groups".format)
+@pytest.mark.parametrize(
+    "groups", [40, pytest.param(GROUPS, marks=pytest.mark.slow)], ids="{} groups".format
+)
 def test_many_accounts_in_few_batches(
     spark,
     settings: Settings,

@@ -173,7 +173,11 @@ def _archive() -> Check:
     with suppress(FraudError):  # no Java, or no jars: other checks say so
         java = find_java()
         if all(class_cache.path(java, use).is_file() for use in class_cache.USES):
-            return Check("class archive", True, f"made for this Java {java.release}")
+            found, remedy = f"made for this Java {java.release}", ""
+            if not class_cache.found_at_start():
+                found += ", and hidden by a space or an accent in the folder's name"
+                remedy = "JVMs start some seconds sooner in a folder without"
+            return Check("class archive", True, found, remedy)
     found = "none for this Java: JVMs start some seconds later"
     return Check(
         "class archive",

@@ -15,7 +15,7 @@ from lib.errors import FraudError
 from lib.kafka.broker import Broker
 from lib.kafka.producer import replay
 from lib.settings import ROOT, Settings
-from lib.setup.class_cache import USES, Recording, make, path
+from lib.setup.class_cache import USES, Recording, found_at_start, make, path
 from lib.setup.java import find_java
 from lib.streaming.runner import drain
 from lib.streaming.session import handed_over, spark_session
@@ -63,6 +63,12 @@ def main(stop: Stop) -> int:
         if not all(path(java, use).is_file() for use in USES):
             print("archiving the JVM's classes, once ...", file=sys.stderr)
             make(java, lambda *given: run_pipeline(*given, stop))
+            if not found_at_start():
+                print(
+                    "note: a space or an accent in the folder's name hides most of the "
+                    "archive from Java: everything runs, and starts some seconds later",
+                    file=sys.stderr,
+                )
     except (FraudError, OSError, subprocess.TimeoutExpired) as error:
         if stop.broken:
             raise

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from lib.errors import FraudError
 from lib.settings import Settings
@@ -70,6 +71,16 @@ def _digest(executable: Path, use: str) -> str:
     seen = [(str(jar), os.stat(jar).st_size, os.stat(jar).st_mtime_ns) for jar in jars]
     known = repr((str(executable.resolve()), seen))
     return hashlib.sha256(known.encode()).hexdigest()[:8]
+
+
+def found_at_start(folder: Path = FOLDER) -> bool:
+    """Whether Java finds the archived classes of jars that lie in such a folder.
+
+    It looks them up by the jar's URL and has archived them by its path, so a character
+    that a URL encodes hides them: a space, an accent (seen with Java 17). Then each
+    start reads nearly all classes anew.
+    """
+    return quote(str(folder), safe="/&$-_.!~*'():@=+,;") == str(folder)
 
 
 Recording = Callable[[str], AbstractContextManager[None]]

@@ -14,7 +14,8 @@ from pyspark.sql import SparkSession
 from lib.kafka.broker import Broker
 from lib.settings import Settings
 from lib.setup import class_cache
-from lib.setup.class_cache import options, path
+from lib.setup.class_cache import found_at_start, options, path
+from lib.setup.jars import pyspark_jars
 from lib.setup.java import Java, find_java
 from tests.integration.helpers import environment
 
@@ -49,6 +50,35 @@ def test_a_broker_maps_it(tmp_path: Path):
         assert maps(broker.pid, path(find_java(), "broker"))
     finally:
         broker.close()
+
+
+@pytest.mark.parametrize("folder", ["plain", "a+b~c", "with space", "José"])
+def test_java_finds_what_the_folders_name_does_not_hide(tmp_path: Path, folder: str):
+    """What this Java does is what `found_at_start` says of the name."""
+    place = tmp_path / folder
+    place.mkdir()
+    (found,) = (
+        jar for jar in map(Path, pyspark_jars()) if "jackson-core-2" in jar.name
+    )
+    jar, archive = place / "a.jar", place / "a.jsa"
+    jar.write_bytes(found.read_bytes())
+    name = "com.fasterxml.jackson.core.JsonFactory"
+    env = environment(tmp_path, JAVA_TOOL_OPTIONS=None, LC_ALL="C.UTF-8")
+    command = [find_java().executable, "-Xshare:auto", "-cp", jar]
+
+    def run(*options: str) -> str:
+        ran = subprocess.run(
+            [*command, *options, name], env=env, capture_output=True, text=True
+        )
+        return ran.stdout
+
+    run(f"-XX:ArchiveClassesAtExit={archive}")
+    if not archive.is_file():
+        pytest.skip("this Java archives no classes")
+    loaded = run(f"-XX:SharedArchiveFile={archive}", "-Xlog:class+load")
+
+    (line,) = (line for line in loaded.splitlines() if f" {name} source" in line)
+    assert ("shared objects file" in line) is found_at_start(place)
 
 
 def test_one_that_is_damaged_is_passed_over(

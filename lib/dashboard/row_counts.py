@@ -172,8 +172,11 @@ class Verdict:
         self._since = 0.0
 
     def judge(self, books: RowCounts, now: float) -> str:
-        """``balanced``, ``under way``, ``not balanced``, or ``to be reconciled``: then
-        there are offsets of which only Kafka knows whether a record is missing.
+        """Whether the books balance, in a word or three.
+
+        ``balanced``, ``under way``, ``not balanced``; ``to be reconciled``: of some
+        offsets only Kafka knows whether a record is missing; ``not known yet``: the
+        stream has not said how far it is, so nothing vouches for bronze.
 
         Args:
             books: the counts now.
@@ -184,7 +187,7 @@ class Verdict:
         if books.under_way:
             return "under way"
         if not books.differences and not books.empty_offsets:
-            return "balanced"
+            return "not known yet" if books.committed is None else "balanced"
         if now - self._since < self.PATIENCE_SECONDS:
             return "under way"
         return "not balanced" if books.differences else "to be reconciled"

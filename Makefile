@@ -1,4 +1,5 @@
-# `make` alone lists what there is. Everything lands in .venv, .jars and .data.
+# `make` alone lists what there is. What set-up makes lands in .venv and .jars,
+# what a run writes in .data and executed.
 
 PYTHON ?= python3
 # Packages are run as `python -m …`: their scripts in .venv/bin name Python by its path,
@@ -21,7 +22,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup packages installed demo recorded-run cluster marts dbt-docs lab test test-all \
-	lint bench figures slides \
+	lint bench chaos figures slides \
 	lock sbom docker-up docker-down docker-test docker-pin clean
 
 help:  ## list the targets
@@ -144,5 +145,5 @@ docker-test: setup  ## both profiles for real, with crashes; needs Docker, or ro
 docker-pin:  ## write the digest of each image behind its version in docker/.env
 	@docker/pin.sh
 
-clean:  ## remove everything that was made here
-	@rm -rf .venv .jars .data .pytest_cache .ruff_cache .hypothesis *.egg-info
+clean:  ## remove packages, jars, data and what runs have left here
+	@rm -rf .venv .jars .data executed artifacts docs/slides.html .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -292,5 +292,5 @@ def test_without_its_jars_it_says_what_to_do(
     monkeypatch.setattr(jars, "read_lock", lambda: locked)
     monkeypatch.setattr(jars, "JAR_DIR", tmp_path)
 
-    with pytest.raises(FraudError, match=r"python -m lib\.jars fetch --s3"):
+    with pytest.raises(FraudError, match=r"python -m lib\.setup\.jars fetch --s3"):
         _properties(lakes.remote, find_java())

@@ -40,7 +40,7 @@ def test_the_table_is_the_record():
         ("{:,.0f} events/s", [round(1 / SLOPES["drain_seconds"]["per_event"], -2)]),
         ("{:,.0f} a core", [round(0.5 / SLOPES["drain_seconds"]["per_event"], -2)]),
         ("{:.1f} µs for each", [1e6 * SLOPES["drain_seconds"]["per_account"]]),
-        ("{:.0f} bytes an event (comp", [SLOPES["kafka_bytes"]["per_event"]]),
+        ("{:.0f} bytes an event (uncomp", [SLOPES["kafka_bytes"]["per_event"]]),
         ("{:.0f} bytes an event in bronze", [SLOPES["all_bytes"]["per_event"]]),
         (
             "{:.0f} bytes an event and {:.0f} an account",
